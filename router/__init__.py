@@ -1,0 +1,1 @@
+"""The router: owns requests. Workers come from the fleet; who lays it there is not the router's business."""

@@ -1,0 +1,85 @@
+"""The router's settings: a RouterConfig that exists is valid, and every CLI default is read from it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MIB = 1024 * 1024
+
+
+class ConfigError(ValueError):
+    """One line for a person: which value, why it cannot be used, and what would be right."""
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """Settings of one router process. Times are seconds, sizes are bytes unless the comment says otherwise.
+
+    Raises ConfigError when a value cannot be used.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 30000
+    worker_urls: tuple[str, ...] = ()
+    policy: str = "cache_aware"
+    cache_threshold: float = 0.5  # lowest match rate that counts as a cache hit
+    balance_abs_threshold: int = 32  # requests
+    balance_rel_threshold: float = 1.0001
+    eviction_interval: float = 60.0
+    max_tree_size: int = 16_777_216  # characters across all workers
+    max_worker_retries: int = 3  # consecutive failures before a worker is unavailable
+    max_total_retries: int = 6  # retries per request
+    request_timeout: float = 1800.0  # until the first body byte
+    max_concurrent_requests: int = 0  # 0: no limit
+    queue_size: int = 100
+    queue_timeout: float = 60.0
+    health_check_interval: float = 5.0
+    health_check_timeout: float = 5.0
+    health_failure_threshold: int = 3
+    health_success_threshold: int = 1
+    worker_startup_timeout: float = 1800.0  # how long add_worker waits for a worker to become healthy
+    drain_timeout: float = 180.0
+    api_key: str | None = field(default=None, repr=False)
+    admin_api_key: str | None = field(default=None, repr=False)
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    cors_allowed_origins: tuple[str, ...] = ()
+    max_payload_size: int = 512 * MIB
+    request_id_headers: tuple[str, ...] = ("x-request-id",)
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{_flag(name)} is {value}: it must lie between {low:g} and {high:g}")
+        if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
+            raise ConfigError("--ssl-certfile and --ssl-keyfile belong together: give both, or neither")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+_DAY = 86_400.0
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("port", 0, 65_535),
+    ("cache_threshold", 0, 1),
+    ("balance_abs_threshold", 0, 1_000_000),
+    ("balance_rel_threshold", 1, 1_000_000),
+    ("eviction_interval", 0.01, _DAY),
+    ("max_tree_size", 0, 1 << 40),
+    ("max_worker_retries", 0, 1_000),
+    ("max_total_retries", 0, 1_000),
+    ("request_timeout", 0.01, 7 * _DAY),
+    ("max_concurrent_requests", 0, 10_000_000),
+    ("queue_size", 0, 10_000_000),
+    ("queue_timeout", 0.01, _DAY),
+    ("health_check_interval", 0.01, _DAY),
+    ("health_check_timeout", 0.01, _DAY),
+    ("health_failure_threshold", 1, 1_000),
+    ("health_success_threshold", 1, 1_000),
+    ("worker_startup_timeout", 0.01, 7 * _DAY),
+    ("drain_timeout", 0, 7 * _DAY),
+    ("max_payload_size", 1, 1 << 40),
+)

@@ -1,0 +1,284 @@
+"""The workers and what is known of each: membership, state, load, recent failures. Pure: `now` is an argument.
+
+One writer for each piece of state:
+  lifecycle, pid, restarts, last_error   the supervisor (workers launched here) or the health watcher (all others)
+  draining                               the members service (router/members.py)
+  inflight, prefill_outstanding, latencies   Lease
+  failures, breaker                      Fleet.succeeded / failed / half_open, called by the exchange and the prober
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+
+class State(str, enum.Enum):
+    STARTING = "starting"
+    READY = "ready"
+    UNHEALTHY = "unhealthy"
+    DRAINING = "draining"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class Breaker(enum.Enum):
+    """Passive health. OPEN workers get no request; a HALF_OPEN one gets a single trial request."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Handle(Protocol):
+    """What the control plane may ask of a worker whose process was launched here."""
+
+    async def restart(self) -> None:
+        """Stop the engine and start it again; returns once it is ready. Raises RuntimeError when it did not become so."""
+
+    async def stop(self) -> None:
+        """Stop the engine for good; returns once all of its processes are gone."""
+
+
+# LMDeploy keeps this many latencies per node (LATENCY_DEQUE_LEN).
+LATENCIES = 15
+
+
+class Worker:
+    """One inference server. Identity is `id`; `url` has no trailing slash."""
+
+    __slots__ = (
+        "breaker", "devices", "draining", "failures", "handle", "id", "inflight", "last_error", "latencies", "lifecycle",
+        "models", "native_generate", "pid", "prefill_outstanding", "ready_path", "requests_total", "failures_total",
+        "restarts", "role", "speed", "trial", "url",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: str,
+        url: str,
+        *,
+        devices: tuple[str, ...] = (),
+        models: tuple[str, ...] = (),
+        speed: float | None = None,
+        native_generate: bool | None = None,
+        ready_path: str = "/health",
+        lifecycle: State = State.STARTING,
+        handle: Handle | None = None,
+    ):
+        self.id = id
+        self.url = url
+        self.devices = devices
+        self.models = models  # () until the worker has told: it then takes requests for any model
+        self.speed = speed  # relative throughput, any unit, the user's word; None: not given
+        self.role = 1  # LMDeploy's EngineRole.Hybrid
+        self.native_generate = native_generate  # None: not known yet (asked at the first successful probe)
+        self.ready_path = ready_path
+        self.handle = handle  # None: started elsewhere
+        self.lifecycle = lifecycle
+        self.draining = False
+        self.pid: int | None = None
+        self.restarts = 0
+        self.last_error: str | None = None
+        self.inflight = 0
+        self.prefill_outstanding = 0  # estimated uncached prompt tokens sent and not yet answered by a first byte
+        self.latencies: deque[float] = deque(maxlen=LATENCIES)  # seconds, successful requests, newest last
+        self.failures = 0  # consecutive
+        self.breaker = Breaker.CLOSED
+        self.trial = False  # HALF_OPEN: the one trial request is out
+        self.requests_total = 0
+        self.failures_total = 0
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.id} {self.state.value} {self.url} inflight={self.inflight}>"
+
+    @property
+    def state(self) -> State:
+        """What people are shown: the lifecycle, overlaid by draining and by the breaker."""
+        if self.lifecycle is State.READY:
+            if self.draining:
+                return State.DRAINING
+            if self.breaker is not Breaker.CLOSED:
+                return State.UNHEALTHY
+        return self.lifecycle
+
+    @property
+    def healthy(self) -> bool:
+        return self.state in (State.READY, State.DRAINING)
+
+
+class Lease:
+    """One request on one worker. Counts are given back exactly once, whatever order the calls come in."""
+
+    __slots__ = ("_began", "_fleet", "_open", "_tokens", "worker")
+
+    def __init__(self, fleet: Fleet, worker: Worker, tokens: int, now: float):
+        self._fleet = fleet
+        self.worker = worker
+        self._tokens = tokens
+        self._began = now
+        self._open = True
+        worker.inflight += 1
+        worker.prefill_outstanding += tokens
+        worker.requests_total += 1
+        if worker.breaker is Breaker.HALF_OPEN:
+            worker.trial = True
+            fleet.touch()
+
+    def first_byte(self) -> None:
+        """The worker has computed the prompt: nothing of it is outstanding any more."""
+        self.worker.prefill_outstanding -= self._tokens
+        self._tokens = 0
+
+    def release(self, now: float, *, latency: bool = False) -> None:
+        """Give the counts back; with `latency` the request succeeded and its duration is remembered."""
+        if not self._open:
+            return
+        self._open = False
+        worker = self.worker
+        worker.inflight -= 1
+        worker.prefill_outstanding -= self._tokens
+        if latency:
+            worker.latencies.append(now - self._began)
+        if worker.trial:
+            worker.trial = False
+            self._fleet.touch()
+
+
+class Fleet:
+    """The table between the launcher, which lays it, and the router, which reads it."""
+
+    def __init__(self, max_worker_retries: int = 3):
+        self.workers: dict[str, Worker] = {}
+        self._max_failures = max_worker_retries
+        self._candidates: dict[str | None, tuple[Worker, ...]] = {}
+        self._serial = 0
+        # Called with a worker whose cache is gone (restarted, flushed, removed): policies forget what it held.
+        self.on_forget: list[Callable[[Worker], None]] = []
+        # Called with a worker that left the fleet.
+        self.on_remove: list[Callable[[Worker], None]] = []
+        # Called with (worker, old state, new state, reason) after each visible change.
+        self.on_state: list[Callable[[Worker, State, State, str], None]] = []
+
+    # -- membership
+
+    def next_id(self) -> str:
+        """Ids are w0, w1, ... in order of arrival, and never used twice."""
+        self._serial += 1
+        return f"w{self._serial - 1}"
+
+    def add(self, worker: Worker) -> None:
+        if worker.id in self.workers or self.by_url(worker.url):
+            raise ValueError(f"worker {worker.url} is already there")
+        self.workers[worker.id] = worker
+        self.touch()
+
+    def remove(self, worker: Worker) -> None:
+        if self.workers.pop(worker.id, None) is None:
+            return
+        self.touch()
+        self.forget(worker)
+        for listener in self.on_remove:
+            listener(worker)
+
+    def by_url(self, url: str) -> Worker | None:
+        return next((w for w in self.workers.values() if w.url == url), None)
+
+    def models(self) -> list[str]:
+        """All models served by some worker, each once, in order of first appearance."""
+        return list(dict.fromkeys(m for w in self.workers.values() for m in w.models))
+
+    def forget(self, worker: Worker) -> None:
+        """What the worker had cached is gone."""
+        for listener in self.on_forget:
+            listener(worker)
+
+    # -- state
+
+    def touch(self) -> None:
+        """Something that decides who may be picked has changed."""
+        self._candidates.clear()
+
+    def set_lifecycle(self, worker: Worker, state: State, reason: str = "") -> None:
+        old = worker.state
+        worker.lifecycle = state
+        if state is not State.READY:
+            self.forgive(worker)
+        self._changed(worker, old, reason)
+
+    def set_draining(self, worker: Worker, draining: bool) -> None:
+        old = worker.state
+        worker.draining = draining
+        self._changed(worker, old, "draining" if draining else "drain cancelled")
+
+    def set_models(self, worker: Worker, models: Iterable[str]) -> None:
+        models = tuple(models)
+        if models != worker.models:
+            worker.models = models
+            self.touch()
+
+    def _changed(self, worker: Worker, old: State, reason: str) -> None:
+        self.touch()
+        if worker.state is not old:
+            for listener in self.on_state:
+                listener(worker, old, worker.state, reason)
+
+    # -- passive health
+
+    def succeeded(self, worker: Worker) -> None:
+        if worker.failures or worker.breaker is not Breaker.CLOSED:
+            old = worker.state
+            self.forgive(worker)
+            self._changed(worker, old, "a request succeeded")
+
+    def failed(self, worker: Worker, reason: str) -> None:
+        """One more consecutive failure; past the limit, or on a failed trial, the worker is unavailable."""
+        worker.failures += 1
+        worker.failures_total += 1
+        worker.last_error = reason
+        if worker.breaker is Breaker.HALF_OPEN or worker.failures > self._max_failures:
+            old = worker.state
+            worker.breaker = Breaker.OPEN
+            self._changed(worker, old, reason)
+
+    def half_open(self, worker: Worker) -> None:
+        """A probe of an unavailable worker went well: let one trial request through."""
+        if worker.breaker is Breaker.OPEN:
+            worker.breaker = Breaker.HALF_OPEN
+            self.touch()
+
+    def forgive(self, worker: Worker) -> None:
+        worker.failures = 0
+        worker.breaker = Breaker.CLOSED
+        worker.trial = False
+        self.touch()
+
+    # -- choice
+
+    def candidates(self, model: str | None) -> tuple[Worker, ...]:
+        """The workers that may get a request for `model` now (None: any model).
+
+        When every living worker is unavailable, all of them are candidates: the last living worker is never ejected.
+        """
+        found = self._candidates.get(model)
+        if found is None:
+            found = self._candidates[model] = self._find(model)
+        return found
+
+    def _find(self, model: str | None) -> tuple[Worker, ...]:
+        living = [w for w in self.workers.values() if w.lifecycle is State.READY and not w.draining]
+        if model is not None:
+            living = [w for w in living if not w.models or model in w.models]
+        usable = tuple(w for w in living if w.breaker is Breaker.CLOSED or (w.breaker is Breaker.HALF_OPEN and not w.trial))
+        return usable or tuple(living)
+
+    def serves(self, model: str) -> bool:
+        """Whether some worker, in whatever state, is known to serve `model`, or has not told yet."""
+        return not self.workers or any(not w.models or model in w.models for w in self.workers.values())
+
+    def lease(self, worker: Worker, tokens: int, now: float) -> Lease:
+        """Count a request of `tokens` uncached prompt tokens on `worker` until the lease is released."""
+        return Lease(self, worker, tokens, now)
