@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """One visible device. `index` is its PCI order, as in CUDA_DEVICE_ORDER=PCI_BUS_ID; `token` is how the user named it."""
+    """One visible device. `index` counts in PCI order (CUDA_DEVICE_ORDER=PCI_BUS_ID); `token` is the user's name for it."""
 
     index: int
     uuid: str

@@ -37,7 +37,7 @@ class Handle(Protocol):
     """What the control plane may ask of a worker whose process was launched here."""
 
     async def restart(self) -> None:
-        """Stop the engine and start it again; returns once it is ready. Raises RuntimeError when it did not become so."""
+        """Stop the engine and start it again; returns once it is ready. Raises RuntimeError if it did not become so."""
 
     async def stop(self) -> None:
         """Stop the engine for good; returns once all of its processes are gone."""
@@ -51,10 +51,29 @@ class Worker:
     """One inference server. Identity is `id`; `url` has no trailing slash."""
 
     __slots__ = (
-        "breaker", "devices", "draining", "failures", "handle", "id", "inflight", "last_error", "latencies", "lifecycle",
-        "models", "native_generate", "pid", "prefill_outstanding", "ready_path", "requests_total", "failures_total",
-        "restarts", "role", "speed", "trial", "url",
-    )  # fmt: skip
+        "breaker",
+        "devices",
+        "draining",
+        "failures",
+        "failures_total",
+        "handle",
+        "id",
+        "inflight",
+        "last_error",
+        "latencies",
+        "lifecycle",
+        "models",
+        "native_generate",
+        "pid",
+        "prefill_outstanding",
+        "ready_path",
+        "requests_total",
+        "restarts",
+        "role",
+        "speed",
+        "trial",
+        "url",
+    )
 
     def __init__(
         self,
@@ -272,7 +291,9 @@ class Fleet:
         living = [w for w in self.workers.values() if w.lifecycle is State.READY and not w.draining]
         if model is not None:
             living = [w for w in living if not w.models or model in w.models]
-        usable = tuple(w for w in living if w.breaker is Breaker.CLOSED or (w.breaker is Breaker.HALF_OPEN and not w.trial))
+        usable = tuple(
+            w for w in living if w.breaker is Breaker.CLOSED or (w.breaker is Breaker.HALF_OPEN and not w.trial)
+        )
         return usable or tuple(living)
 
     def serves(self, model: str) -> bool:

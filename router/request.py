@@ -56,7 +56,7 @@ BYTES_PER_TOKEN = 4
 
 
 class RouteRequest:
-    """What a policy may look at. `matched` is written by the policy: how many bytes of `key` the picked worker holds."""
+    """What a policy may look at. `matched` is the policy's: how many bytes of `key` the picked worker holds."""
 
     __slots__ = ("key", "matched", "model", "path", "session", "stream")
 

@@ -1,4 +1,4 @@
-"""The engines' dialects, by name: how each is started, asked and read. Pure, but for check() which looks at the machine."""
+"""The engines' dialects, by name: how each is started, asked and read. Pure, but for check(), which looks around."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Engine(Protocol):
         """Raise EngineMissing when the engine is not installed, or the model is not there; say what would be right."""
 
     def command(self, spec: WorkerSpec, config: LaunchConfig) -> Command:
-        """How to start `spec`. CUDA_VISIBLE_DEVICES and CPU affinity are the launcher's business, thread counts are ours."""
+        """How to start `spec`. CUDA_VISIBLE_DEVICES and CPU affinity are the launcher's, thread counts are ours."""
 
     def load(self, metrics: str) -> Load:
         """Read the engine's Prometheus text: old and new names, labels summed or averaged, None for what is absent."""
