@@ -57,6 +57,7 @@ class Worker:
         "failures",
         "failures_total",
         "handle",
+        "heard",
         "id",
         "inflight",
         "last_error",
@@ -109,6 +110,7 @@ class Worker:
         self.breaker = Breaker.CLOSED
         self.trial = False  # HALF_OPEN: the one trial request is out
         self.requests_total = 0
+        self.heard = 0.0  # when its last byte came, monotonic seconds; written by the data plane
         self.failures_total = 0
 
     def __repr__(self) -> str:
@@ -177,6 +179,8 @@ class Fleet:
         self._serial = 0
         # Called with a worker whose cache is gone (restarted, flushed, removed): policies forget what it held.
         self.on_forget: list[Callable[[Worker], None]] = []
+        # Called with a worker that joined the fleet.
+        self.on_add: list[Callable[[Worker], None]] = []
         # Called with a worker that left the fleet.
         self.on_remove: list[Callable[[Worker], None]] = []
         # Called with (worker, old state, new state, reason) after each visible change.
@@ -194,6 +198,8 @@ class Fleet:
             raise ValueError(f"worker {worker.url} is already there")
         self.workers[worker.id] = worker
         self.touch()
+        for listener in self.on_add:
+            listener(worker)
 
     def remove(self, worker: Worker) -> None:
         if self.workers.pop(worker.id, None) is None:

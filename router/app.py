@@ -1,0 +1,128 @@
+"""Builds the router from its parts and opens the listening socket; no module globals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import random
+import resource
+import ssl
+
+import aiohttp
+from aiohttp import web
+
+from router import api, policies
+from router.config import ConfigError, RouterConfig
+from router.exchange import TICK, Plane
+from router.fleet import Fleet
+from router.front import Gate
+from router.members import Members
+from router.metrics import Metrics
+from router.parts import Parts
+
+BACKLOG = 4096  # connections that the kernel may hold for us; it takes the smaller of this and net.core.somaxconn
+# While draining, new requests are still taken for this long: load balancers need a moment to see the 503 of /readiness.
+SETTLE = 5.0  # seconds
+
+
+class Router:
+    """The router as one object: start(), then drain() and close(). `parts` exists from start() on."""
+
+    parts: Parts
+
+    def __init__(self, config: RouterConfig):
+        self.config = config
+        self.fleet = Fleet(config.max_worker_retries)
+        self.policy = policies.make(config)
+        self.metrics = Metrics()
+        self.port = config.port  # the port that was bound, where 0 was asked for
+        self._ticker: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError when the address cannot be had or a certificate cannot be read."""
+        loop = self._loop = asyncio.get_running_loop()
+        config = self.config
+        raise_file_limit()
+        self.plane = Plane(config, self.fleet, self.policy, self.metrics, loop, random.Random())
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3), cookie_jar=aiohttp.DummyCookieJar()
+        )
+        members = Members(config, self.fleet, self._session)
+        self.parts = Parts(config, self.fleet, self.policy, self.metrics, members)
+        self._runner = web.AppRunner(api.build(self.parts), handler_cancellation=True, access_log=None)
+        await self._runner.setup()
+        self._gate = Gate(self.plane, self._runner.server)
+        try:
+            await self._listen()
+        except BaseException:
+            await self._runner.cleanup()
+            await self._session.close()
+            raise
+        self._tick(loop.time())
+        await members.start()
+
+    async def _listen(self) -> None:
+        config = self.config
+        try:
+            self._server = await self._loop.create_server(
+                self._gate, config.host, config.port, ssl=_tls(config), backlog=BACKLOG
+            )
+        except OSError as error:
+            raise ConfigError(_cannot_listen(config, error)) from None
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def _tick(self, due: float) -> None:
+        now = self._loop.time()
+        self.metrics.lagged(max(0.0, now - due))
+        self.plane.tick(now)
+        self._ticker = self._loop.call_later(TICK, self._tick, now + TICK)
+
+    async def drain(self, timeout: float) -> None:
+        """Readiness turns 503; returns when nothing is in flight, or after `timeout` seconds.
+
+        New requests are taken for SETTLE more seconds while others are under way, then refused.
+        """
+        self.parts.draining = True
+        began = self._loop.time()
+        while self.metrics.inflight and (passed := self._loop.time() - began) < timeout:
+            if passed >= SETTLE:
+                self.plane.refusing = "the server is shutting down"
+            await asyncio.sleep(0.05)
+        self.plane.refusing = "the server is shutting down"
+
+    async def close(self) -> None:
+        """Stop listening and cut what is still open."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._server.close()
+        await self.parts.members.close()
+        self._gate.close()
+        self.plane.pool.close()
+        await self._runner.cleanup()
+        await self._session.close()
+
+
+def raise_file_limit() -> None:
+    """Each request under way takes two file descriptors: use all that the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _tls(config: RouterConfig) -> ssl.SSLContext | None:
+    if config.ssl_certfile is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"--ssl-certfile {config.ssl_certfile} cannot be used: {error}") from None
+    return context
+
+
+def _cannot_listen(config: RouterConfig, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {config.port} on {config.host} is in use: choose another with --port"
+    return f"cannot listen on {config.host} port {config.port}: {error.strerror or error}"

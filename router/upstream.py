@@ -1,0 +1,357 @@
+"""The worker's side of a connection: sends one request at a time, finds the end of its answer; and the pool of them.
+
+The head of an answer is cut off at its blank line and parsed by llhttp; a body with a Content-Length is then only
+counted, a chunked one is parsed to find its end. Either way its bytes are passed on as they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ssl
+from collections import deque
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import httptools
+
+from router.fleet import Worker
+from router.retry import Fault
+
+# Engines close a connection that was idle for 5 s (uvicorn's default), so the pool must be done with it well before.
+IDLE_AT_MOST = 3.0  # seconds
+CONNECT_TIMEOUT = 5.0  # seconds
+MAX_HEAD = 64 * 1024  # bytes of an answer's head
+
+HOP_BY_HOP = frozenset(
+    (
+        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade",
+    )
+)  # fmt: skip
+
+
+# The router writes these itself.
+OURS = frozenset((b"x-request-id", b"x-worker-id"))
+
+
+def listed(connection: bytes) -> list[bytes]:
+    """The headers that a Connection header's value declares hop-by-hop, lower-case."""
+    tokens = (token.strip().lower() for token in connection.split(b","))
+    return [token for token in tokens if token and token not in (b"close", b"keep-alive")]
+
+
+def without(lines: list[bytes], names: list[bytes]) -> list[bytes]:
+    """Header lines less those of the given lower-case names."""
+    return [line for line in lines if line.partition(b":")[0].lower() not in names]
+
+
+class Head:
+    """An answer's status line and headers. `lines` are the end-to-end headers, each with its CRLF."""
+
+    __slots__ = ("chunked", "close", "events", "length", "lines", "named", "reason", "retry_after", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.reason = b""
+        self.lines: list[bytes] = []
+        self.named: list[bytes] = []  # headers that the Connection header lists: they end here
+        self.length: int | None = None
+        self.chunked = False
+        self.events = False  # text/event-stream
+        self.retry_after = False
+        self.close = False
+
+
+class Listener(Protocol):
+    """Who asked. The calls come in this order: on_head, on_body until `last`; on_lost may end it at any time."""
+
+    def on_head(self, head: Head) -> bool:
+        """An answer has begun; return whether its body is wanted without the worker's chunk framing."""
+
+    def on_body(self, data: bytes, last: bool) -> None:
+        """A piece of the body, possibly empty. After `last` the connection no longer belongs to the listener."""
+
+    def on_lost(self, fault: Fault, reason: str) -> None:
+        """The answer will not come, or not to its end; the connection is gone."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a worker. It belongs to its listener from send() until the answer's last byte."""
+
+    __slots__ = (
+        "_buffer", "_clock", "_decode", "_ended", "_endless", "_excess", "_head", "_left", "_listener", "_parser",
+        "_paused", "_pieces", "_pool", "idle_since", "reused", "transport", "worker",
+    )  # fmt: skip
+
+    def __init__(self, worker: Worker, pool: Pool):
+        self.worker = worker
+        self.transport: asyncio.Transport | None = None
+        self.reused = False
+        self.idle_since = 0.0
+        self._pool = pool
+        self._clock = pool.clock
+        self._listener: Listener | None = None
+        self._buffer = b""  # the beginning of a head
+        self._head: Head | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._left = 0  # bytes of a sized body still to come
+        self._decode = False
+        self._paused = False
+        self._ended = False  # a chunked body's last chunk has come
+        self._excess = False  # and something after it
+        self._endless = False  # a body without length has begun: it ends with the connection
+        self._pieces: list[bytes] = []
+
+    # -- for the listener
+
+    def send(self, listener: Listener, request: bytes, body: bytes) -> None:
+        """Send a whole request. `body` apart from the head: a long one is not copied to be joined."""
+        self._listener = listener
+        if len(body) < 4096:
+            self.transport.write(request + body)
+        else:
+            self.transport.write(request)
+            self.transport.write(body)
+
+    def abort(self) -> None:
+        """Close at once; the listener hears nothing more."""
+        self._listener = None
+        self.transport.abort()
+
+    def pause(self) -> None:
+        self._paused = True
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._listener is None:  # nobody asked: whatever it is, this connection cannot be trusted any more
+            self.transport.abort()
+            return
+        self.worker.heard = self._clock()
+        if self._head is None:
+            self._read_head(self._buffer + data if self._buffer else data)
+        else:
+            self._read_body(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pool.discard(self)
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        if self._endless and exc is None:
+            listener.on_body(b"", True)
+            return
+        silent = self._head is None and not self._buffer
+        fault = Fault.STALE if silent and self.reused else Fault.DIED
+        listener.on_lost(fault, f"the worker closed the connection{f' ({exc})' if exc else ''}")
+
+    # -- the answer
+
+    def _read_head(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            self._buffer = data
+            if len(data) > MAX_HEAD or not b"HTTP/1.1 ".startswith(data[:9].replace(b"/1.0", b"/1.1")):
+                self._garbage("the answer is not HTTP")
+            return
+        self._buffer = b""
+        self._head = Head()
+        self._parser = httptools.HttpResponseParser(self)
+        try:
+            self._parser.feed_data(data[:end])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._head = None
+            self._garbage(f"the answer is not valid HTTP: {error}")
+            return
+        self._begin(self._head, data[end:])
+
+    def _begin(self, head: Head, rest: bytes) -> None:
+        head.status = self._parser.get_status_code()
+        if head.status < 200:  # an interim answer: the real one follows
+            self._head = None
+            if rest:
+                self._read_head(rest)
+            return
+        head.close = not self._parser.should_keep_alive()
+        if head.named:
+            head.lines = without(head.lines, head.named)
+        if head.status in (204, 304):
+            head.length, head.chunked = 0, False
+        self._left = head.length or 0
+        self._ended = self._excess = self._endless = False
+        self._decode = self._listener.on_head(head)
+        if self._listener is not None and (rest or head.length == 0):
+            self._read_body(rest)
+
+    def _read_body(self, data: bytes) -> None:
+        head = self._head
+        if head.chunked:
+            self._read_chunks(data)
+        elif head.length is None:
+            self._endless = True
+            self._listener.on_body(data, False)
+        elif len(data) < self._left:
+            self._left -= len(data)
+            self._listener.on_body(data, False)
+        else:
+            excess = len(data) > self._left
+            self._finish(data[: self._left] if excess else data, reusable=not excess)
+
+    def _read_chunks(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._garbage(f"the body is not validly chunked: {error}")
+            return
+        if self._excess:  # its place in `data` is not known, and none of it may reach the client
+            self._garbage("bytes follow the end of the answer")
+            return
+        if self._decode:
+            data = b"".join(self._pieces)
+        self._pieces.clear()
+        if self._ended:
+            self._finish(data, reusable=True)
+        else:
+            self._listener.on_body(data, False)
+
+    def _finish(self, data: bytes, reusable: bool) -> None:
+        """The answer is complete: the connection is free before the listener, who may want the next one, is told."""
+        listener, self._listener = self._listener, None
+        reusable = reusable and not self._head.close
+        self._head = self._parser = None
+        self.resume()
+        if reusable:
+            self._pool.put(self)
+        else:
+            self.transport.close()
+        listener.on_body(data, True)
+
+    def _garbage(self, reason: str) -> None:
+        listener, self._listener = self._listener, None
+        self.transport.abort()
+        listener.on_lost(Fault.GATEWAY, reason)
+
+    # -- httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._excess = self._ended
+
+    def on_status(self, reason: bytes) -> None:
+        self._head.reason = reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        head, name = self._head, name.lower()
+        if name in OURS:
+            return
+        if name not in HOP_BY_HOP:
+            head.lines.append(b"%b: %b\r\n" % (name, value))
+            if name == b"content-length":
+                head.length = int(value)
+            elif name == b"content-type":
+                head.events = value[:17].lower() == b"text/event-stream"
+            elif name == b"retry-after":
+                head.retry_after = True
+        elif name == b"transfer-encoding":
+            head.chunked = value.lower() == b"chunked"
+        elif name == b"connection":
+            head.named += listed(value)
+
+    def on_body(self, data: bytes) -> None:
+        if self._decode:
+            self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        self._ended = True
+
+
+class Pool:
+    """Idle connections by worker, last in first out: the warmest is used, the others grow old and are closed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self.clock = loop.time
+        self._loop = loop
+        self._idle: dict[str, deque[Connection]] = {}  # by worker id
+        self._tls = ssl.create_default_context()
+
+    def take(self, worker: Worker) -> Connection | None:
+        """An idle connection to the worker, young enough not to race with the worker's own idle timeout."""
+        idle = self._idle.get(worker.id)
+        if not idle:
+            return None
+        connection = idle.pop()
+        if self.clock() - connection.idle_since > IDLE_AT_MOST or connection.transport.is_closing():
+            idle.append(connection)
+            self._close(idle)
+            return None
+        connection.reused = True
+        connection.idle_since = 0.0
+        return connection
+
+    async def connect(self, worker: Worker) -> Connection:
+        """A fresh connection. Raises OSError, which TimeoutError is, when there is none to be had."""
+        host, port, tls = address(worker.url)
+        connecting = self._loop.create_connection(
+            lambda: Connection(worker, self), host, port, ssl=self._tls if tls else None
+        )
+        try:
+            return (await asyncio.wait_for(connecting, CONNECT_TIMEOUT))[1]
+        except asyncio.TimeoutError:  # no OSError before Python 3.11
+            raise OSError(f"no connection within {CONNECT_TIMEOUT:g} s") from None
+
+    def put(self, connection: Connection) -> None:
+        connection.idle_since = self.clock()
+        self._idle.setdefault(connection.worker.id, deque()).append(connection)
+
+    def discard(self, connection: Connection) -> None:
+        """The connection is closed."""
+        if connection.idle_since:
+            with contextlib.suppress(KeyError, ValueError):
+                self._idle[connection.worker.id].remove(connection)
+
+    def drop(self, worker: Worker) -> None:
+        """The worker left, or its process is another one now."""
+        self._close(self._idle.pop(worker.id, deque()))
+
+    def reap(self) -> None:
+        """Close what has been idle for too long."""
+        limit = self.clock() - IDLE_AT_MOST
+        for idle in self._idle.values():
+            while idle and idle[0].idle_since < limit:
+                self._close_one(idle.popleft())
+
+    def close(self) -> None:
+        for idle in self._idle.values():
+            self._close(idle)
+
+    def _close(self, idle: deque[Connection]) -> None:
+        while idle:
+            self._close_one(idle.pop())
+
+    def _close_one(self, connection: Connection) -> None:
+        connection.idle_since = 0.0
+        connection.transport.close()
+
+
+@functools.lru_cache(maxsize=1024)
+def address(url: str) -> tuple[str, int, bool]:
+    """Host, port and whether TLS is spoken, of a worker's URL."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    return parts.hostname or "", parts.port or (443 if tls else 80), tls
+
+
+@functools.lru_cache(maxsize=1024)
+def authority(url: str) -> bytes:
+    """A worker's URL as the value of a Host header."""
+    return urlsplit(url).netloc.encode("ascii")
