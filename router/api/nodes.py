@@ -1,0 +1,105 @@
+"""Membership as LMDeploy's proxy has it: /nodes/*, so that `lmdeploy serve api_server --proxy-url` registers here."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from aiohttp import web
+
+from router.api.replies import json_reply, parts_of, read_json
+from router.errors import BadRequest, RouterError, WorkersFailed, WorkerTimeout
+from router.fleet import Worker
+from router.members import HYBRID
+
+
+class NodeStatus(msgspec.Struct):
+    """What a node says of itself; its `unfinished` and `latency` are skipped, the router counts these."""
+
+    models: list[str] = []
+    speed: float | None = None
+    role: int = HYBRID
+
+
+class Node(msgspec.Struct):
+    url: str
+    status: NodeStatus | None = None
+
+
+async def status(request: web.Request) -> web.Response:
+    return json_reply({worker.url: describe(worker) for worker in parts_of(request).fleet.workers.values()})
+
+
+def describe(worker: Worker) -> dict[str, object]:
+    """A worker as /nodes/status shows it; latencies are seconds, newest last."""
+    return {
+        "role": worker.role,
+        "models": worker.models,
+        "unfinished": worker.inflight,
+        "latency": list(worker.latencies),
+        "speed": worker.speed,
+    }
+
+
+async def add(request: web.Request) -> web.Response:
+    node = await read_json(request, Node)
+    await _add(request, node.url, node.status or NodeStatus())
+    return json_reply("Added successfully")
+
+
+async def _add(request: web.Request, url: str, told: NodeStatus) -> None:
+    """A node that names its models registers itself while it starts: it is taken at its word and watched.
+
+    One that names none must answer now. A known one has been restarted.
+    """
+    parts = parts_of(request)
+    known = parts.fleet.by_url(parts.members.normalise(url))
+    if known is not None:
+        parts.members.update(known, told.models, told.speed, told.role)
+        return
+    limit = parts.config.health_check_timeout
+    try:
+        await parts.members.add(
+            url, wait=not told.models, timeout=limit, models=told.models, speed=told.speed, role=told.role
+        )
+    except WorkerTimeout as error:
+        raise BadRequest(error.message, param="url") from None
+
+
+async def remove(request: web.Request) -> web.Response:
+    worker = await _named(request)
+    await parts_of(request).members.remove(worker)
+    return json_reply("Deleted successfully")
+
+
+async def terminate(request: web.Request) -> web.Response:
+    worker = await _named(request)
+    await parts_of(request).members.terminate(worker)
+    return json_reply("Terminated successfully")
+
+
+async def terminate_all(request: web.Request) -> web.Response:
+    parts = parts_of(request)
+    work = [parts.members.terminate(worker) for worker in list(parts.fleet.workers.values())]
+    failures = [error for error in await asyncio.gather(*work, return_exceptions=True) if error is not None]
+    if failures:
+        told = "; ".join(error.message for error in failures if isinstance(error, RouterError))
+        raise WorkersFailed(f"Failed to terminate all nodes: {told or 'see the log'}")
+    return json_reply("All nodes terminated successfully")
+
+
+async def _named(request: web.Request) -> Worker:
+    """The worker meant by the older ?node_url=, by ?url=, or by a JSON body {"url"}."""
+    url = request.query.get("node_url") or request.query.get("url")
+    if url is None:
+        url = (await read_json(request, Node)).url
+    return parts_of(request).members.find(url)
+
+
+ROUTES = [
+    web.get("/nodes/status", status),
+    web.post("/nodes/add", add),
+    web.post("/nodes/remove", remove),
+    web.post("/nodes/terminate", terminate),
+    web.get("/nodes/terminate_all", terminate_all),
+]

@@ -1,0 +1,616 @@
+"""The API's description as data: OpenAPI 3.0, one row for each path and method. Pure.
+
+Inference bodies are the engine's: the fields named here are those that the router reads, and those used most. Whatever
+else a request holds is passed on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from router.api.trust import LEVELS, Level
+
+Json = dict[str, Any]
+
+API_VERSION = "1.0"  # of the paths and shapes described here, not of the program
+
+ABOUT = """One address for all workers of this node.
+
+**Inference** paths are passed on byte for byte to the worker that the routing policy picks; they need the `--api-key`,
+if one is set. **Control** paths need the `--admin-api-key`; without one they answer callers on this machine only. Keys
+are sent as `Authorization: Bearer KEY` or `x-api-key: KEY`."""
+
+TAGS = {
+    "Inference": "Passed on to a worker.",
+    "Models": "What the workers serve.",
+    "Health": "For probes and load balancers.",
+    "Workers": "Membership; SGLang's paths and their REST form.",
+    "Nodes": "Membership; LMDeploy's paths.",
+    "Metrics": "Load and Prometheus metrics.",
+    "Pages": "For people.",
+}
+
+
+class Operation(NamedTuple):
+    """One row: what is asked, with what, and what comes back. `answers` maps a status to (meaning, content)."""
+
+    tag: str
+    method: str
+    path: str
+    summary: str
+    answers: dict[int, tuple[str, Json]]
+    body: Json | None = None
+    params: tuple[Json, ...] = ()
+
+
+# -- building blocks
+
+
+def _object(required: tuple[str, ...] = (), /, **properties: Json) -> Json:
+    schema: Json = {"type": "object", "properties": properties}
+    return {**schema, "required": list(required)} if required else schema
+
+
+def _list(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _told(schema: Json, description: str) -> Json:
+    return {**schema, "description": description}
+
+
+def _maybe(schema: Json) -> Json:
+    return {**schema, "nullable": True}
+
+
+def _json(schema: Json, example: object = None) -> Json:
+    return {"application/json": {"schema": schema} if example is None else {"schema": schema, "example": example}}
+
+
+def _text(example: str) -> Json:
+    return {"text/plain": {"schema": STRING, "example": example}}
+
+
+def _param(name: str, where: str, description: str, schema: Json, example: object = None) -> Json:
+    made = {"name": name, "in": where, "description": description, "schema": schema, "required": where == "path"}
+    return made if example is None else {**made, "example": example}
+
+
+STRING, NUMBER, INTEGER, BOOLEAN = ({"type": name} for name in ("string", "number", "integer", "boolean"))
+ANYTHING: Json = {"type": "object", "additionalProperties": True}
+URL = "http://worker1:30001"
+
+MODEL = _told(STRING, "Goes to a worker that serves it; left out: to any worker")
+STREAM = _told(BOOLEAN, "Answer as server-sent events")
+PROMPT = {"oneOf": [STRING, _list(STRING), _list(INTEGER)]}
+MESSAGES = _list(_object(("role", "content"), role=STRING, content={"oneOf": [STRING, _list(ANYTHING)]}))
+CHAT_EXAMPLE = [{"role": "user", "content": "Why is the sky blue?"}]
+
+# -- components
+
+WORKER_EXAMPLE = {
+    "id": "w0",
+    "url": URL,
+    "state": "ready",
+    "healthy": True,
+    "inflight": 3,
+    "prefill_outstanding": 512,
+    "devices": ["0"],
+    "pid": 4711,
+    "restarts": 0,
+    "models": ["meta-llama/Llama-3.1-8B-Instruct"],
+    "speed": None,
+    "last_error": None,
+}
+STATES = ["starting", "ready", "unhealthy", "draining", "backoff", "failed", "stopped"]
+
+SCHEMAS: dict[str, Json] = {
+    "Worker": _object(
+        tuple(WORKER_EXAMPLE),
+        id=STRING,
+        url=STRING,
+        state={"type": "string", "enum": STATES},
+        healthy=BOOLEAN,
+        inflight=_told(INTEGER, "Requests under way on it"),
+        prefill_outstanding=_told(INTEGER, "Estimated prompt tokens that it has yet to compute"),
+        devices=_told(_list(STRING), "GPUs; empty for a worker started elsewhere"),
+        pid=_told(_maybe(INTEGER), "The engine's process, when launched here"),
+        restarts=INTEGER,
+        models=_told(_list(STRING), "Empty until it has told; it then takes requests for any model"),
+        speed=_told(_maybe(NUMBER), "Relative throughput, as given by whoever added it"),
+        last_error=_maybe(STRING),
+    ),
+    "Node": _object(
+        ("role", "models", "unfinished", "latency", "speed"),
+        role=_told(INTEGER, "1: prefill and decode"),
+        models=_list(STRING),
+        unfinished=_told(INTEGER, "Requests under way on it"),
+        latency=_told(_list(NUMBER), "Seconds, the last 15 successful requests, newest last"),
+        speed=_maybe(NUMBER),
+    ),
+    "Model": _object(
+        ("id", "object", "created", "owned_by"),
+        id=STRING,
+        object=STRING,
+        created=INTEGER,
+        owned_by=STRING,
+        root=STRING,
+    ),
+    "Error": _object(
+        ("error",),
+        error=_object(
+            ("message", "type", "code", "param"), message=STRING, type=STRING, code=STRING, param=_maybe(STRING)
+        ),
+    ),
+    "Readiness": _object(
+        ("status", "healthy_workers", "total_workers"),
+        status=STRING,
+        reason=_told(STRING, "Only when not ready"),
+        healthy_workers=INTEGER,
+        total_workers=INTEGER,
+    ),
+    "Flush": _object(
+        ("status", "message", "workers_flushed", "total_workers", "successful", "failed"),
+        status={"type": "string", "enum": ["success", "partial_success", "error"]},
+        message=STRING,
+        workers_flushed=INTEGER,
+        total_workers=INTEGER,
+        successful=_list(STRING),
+        failed=_list(_object(("worker", "error"), worker=STRING, error=STRING)),
+    ),
+}
+
+# -- answers
+
+ERRORS = {
+    400: "Cannot be understood, or makes no sense",
+    401: "The key is missing or wrong",
+    403: "Not from here: another machine, or another site's page",
+    404: "Not found",
+    413: "Larger than --max-payload-size",
+    429: "The queue is full; see Retry-After",
+    502: "The workers failed",
+    503: "No worker can serve this now; see Retry-After",
+    504: "Not in time",
+}
+
+
+def _errors(*statuses: int) -> dict[int, tuple[str, Json]]:
+    return {status: (ERRORS[status], _json(_ref("Error"))) for status in statuses}
+
+
+def _ok(content: Json, meaning: str = "Done") -> dict[int, tuple[str, Json]]:
+    return {200: (meaning, content)}
+
+
+ONE_WORKER = _json(_ref("Worker"), WORKER_EXAMPLE)
+FLUSHED = {
+    "status": "success",
+    "message": "flushed 1 of 1 workers, and the router's prefix index",
+    "workers_flushed": 1,
+    "total_workers": 1,
+    "successful": [URL],
+    "failed": [],
+}
+READY = {"status": "ready", "healthy_workers": 4, "total_workers": 4}
+NOT_READY = {"status": "not ready", "reason": "no healthy worker", "healthy_workers": 0, "total_workers": 4}
+NODE_EXAMPLE = {"role": 1, "models": ["m"], "unfinished": 0, "latency": [1.5], "speed": None}
+CARD = {"id": "m", "object": "model", "created": 0, "owned_by": "llm-launch", "root": "m"}
+NODE_BODY = _json(_object(("url",), url=STRING), {"url": URL})
+
+WORKER_URL = _param("url", "query", "The worker's URL: scheme, host and port", STRING, URL)
+NODE_URL = _param("node_url", "query", "Older form of the body's url", STRING)
+WORKER_ID = _param("id", "path", "The worker's id, or its URL (percent-encoded)", STRING, "w0")
+FORCE = _param("force", "query", "Do not wait for the requests under way", BOOLEAN)
+WAIT = _param("wait", "query", "false: answer 202 at once, and go on watching it", BOOLEAN)
+
+# -- inference: path, summary, fields, required fields, example
+
+INFERENCE: list[tuple[str, str, dict[str, Json], tuple[str, ...], Json]] = [
+    (
+        "/generate",
+        "Complete a text; works on every engine, translated where it has no such path",
+        {
+            "text": PROMPT,
+            "input_ids": _list(INTEGER),
+            "sampling_params": _object(
+                max_new_tokens=INTEGER,
+                temperature=NUMBER,
+                top_p=NUMBER,
+                stop={"oneOf": [STRING, _list(STRING)]},
+            ),
+            "stream": STREAM,
+        },
+        (),
+        {"text": "The capital of France is", "sampling_params": {"max_new_tokens": 16, "temperature": 0}},
+    ),
+    (
+        "/v1/chat/completions",
+        "Answer a conversation (OpenAI)",
+        {"model": MODEL, "messages": MESSAGES, "max_tokens": INTEGER, "temperature": NUMBER, "stream": STREAM},
+        ("messages",),
+        {"model": "m", "messages": CHAT_EXAMPLE, "max_tokens": 64},
+    ),
+    (
+        "/v1/completions",
+        "Complete a text (OpenAI)",
+        {"model": MODEL, "prompt": PROMPT, "max_tokens": INTEGER, "temperature": NUMBER, "stream": STREAM},
+        ("prompt",),
+        {"model": "m", "prompt": "Once upon a time", "max_tokens": 64},
+    ),
+    (
+        "/v1/embeddings",
+        "Embed texts (OpenAI)",
+        {"model": MODEL, "input": PROMPT},
+        ("input",),
+        {"model": "m", "input": ["a text", "another"]},
+    ),
+    (
+        "/v1/responses",
+        "Answer, with tools and state where the engine has them (OpenAI)",
+        {"model": MODEL, "instructions": STRING, "input": {"oneOf": [STRING, _list(ANYTHING)]}, "stream": STREAM},
+        ("input",),
+        {"model": "m", "input": "Why is the sky blue?"},
+    ),
+    (
+        "/v1/messages",
+        "Answer a conversation (Anthropic)",
+        {"model": MODEL, "system": STRING, "messages": MESSAGES, "max_tokens": INTEGER, "stream": STREAM},
+        ("messages", "max_tokens"),
+        {"model": "m", "messages": CHAT_EXAMPLE, "max_tokens": 64},
+    ),
+    (
+        "/v1/rerank",
+        "Order documents by how well they fit a query",
+        {"model": MODEL, "query": STRING, "documents": _list(STRING)},
+        ("query", "documents"),
+        {"model": "m", "query": "capital of France", "documents": ["Paris", "Rome"]},
+    ),
+    (
+        "/v1/score",
+        "Score items against a query",
+        {"model": MODEL, "query": PROMPT, "items": PROMPT},
+        (),
+        {"model": "m", "query": "Is this a fruit?", "items": ["apple", "car"]},
+    ),
+    (
+        "/rerank",
+        "Order documents by how well they fit a query",
+        {"model": MODEL, "query": STRING, "documents": _list(STRING)},
+        ("query", "documents"),
+        {"query": "capital of France", "documents": ["Paris", "Rome"]},
+    ),
+    (
+        "/score",
+        "Score pairs of texts",
+        {"model": MODEL, "text_1": PROMPT, "text_2": PROMPT},
+        (),
+        {"model": "m", "text_1": "a fruit", "text_2": ["apple", "car"]},
+    ),
+    (
+        "/classify",
+        "Classify a text",
+        {"model": MODEL, "text": PROMPT},
+        (),
+        {"text": "I like it"},
+    ),
+    (
+        "/encode",
+        "Embed a text (SGLang)",
+        {"model": MODEL, "text": PROMPT},
+        (),
+        {"text": "a text"},
+    ),
+    (
+        "/tokenize",
+        "Text to token ids",
+        {"model": MODEL, "prompt": STRING},
+        (),
+        {"model": "m", "prompt": "a text"},
+    ),
+    (
+        "/detokenize",
+        "Token ids to text",
+        {"model": MODEL, "tokens": _list(INTEGER)},
+        (),
+        {"model": "m", "tokens": [1, 2, 3]},
+    ),
+]
+
+ENGINE_ANSWER = {
+    "application/json": {"schema": ANYTHING},
+    "text/event-stream": {"schema": _told(STRING, "With stream: true")},
+}
+
+
+def _inference(path: str, summary: str, fields: dict[str, Json], required: tuple[str, ...], example: Json) -> Operation:
+    body = _json({**_object(required, **fields), "additionalProperties": True}, example)
+    answers = _ok(ENGINE_ANSWER, "The worker's answer, as it came") | _errors(400, 401, 404, 413, 429, 502, 503, 504)
+    return Operation("Inference", "post", path, summary, answers, body)
+
+
+def _info(path: str, what: str) -> Operation:
+    answers = _ok(_json(ANYTHING), "The engine's answer, as it came") | _errors(401, 404, 502, 503)
+    return Operation("Models", "get", path, what, answers)
+
+
+# -- every operation
+
+OPERATIONS: list[Operation] = [
+    *(_inference(*row) for row in INFERENCE),
+    Operation(
+        "Models",
+        "get",
+        "/v1/models",
+        "All models that some worker serves, each once",
+        _ok(
+            _json(
+                _object(("object", "data"), object=STRING, data=_list(_ref("Model"))),
+                {"object": "list", "data": [CARD]},
+            )
+        )
+        | _errors(401),
+    ),
+    Operation(
+        "Models",
+        "get",
+        "/v1/models/{model}",
+        "One model",
+        _ok(_json(_ref("Model"), CARD)) | _errors(401, 404),
+        params=(_param("model", "path", "Its name; may hold slashes", STRING, "m"),),
+    ),
+    _info("/get_model_info", "A ready worker's account of its model (SGLang)"),
+    _info("/model_info", "A ready worker's account of its model (SGLang's newer name)"),
+    _info("/get_server_info", "A ready worker's settings (SGLang)"),
+    _info("/server_info", "A ready worker's settings (SGLang's newer name)"),
+    Operation("Health", "get", "/health", "Whether the router runs", _ok(_text("OK"))),
+    Operation("Health", "get", "/liveness", "Whether the router runs", _ok(_text("OK"))),
+    Operation(
+        "Health",
+        "get",
+        "/readiness",
+        "Whether a worker can serve, and the router is not shutting down",
+        _ok(_json(_ref("Readiness"), READY), "Ready") | {503: ("Not ready", _json(_ref("Readiness"), NOT_READY))},
+    ),
+    Operation(
+        "Health",
+        "get",
+        "/health_generate",
+        "Whether some worker generates a token",
+        _ok(_text("OK")) | _errors(401, 503),
+    ),
+    Operation(
+        "Workers",
+        "post",
+        "/add_worker",
+        "Add a worker and wait until it is healthy",
+        _ok(_text(f"Successfully added worker: {URL}"))
+        | {202: ("Accepted, and watched from now on (wait=false)", _text(f"Accepted worker: {URL}"))}
+        | _errors(400, 401, 403, 504),
+        params=({**WORKER_URL, "required": True}, WAIT),
+    ),
+    Operation(
+        "Workers",
+        "post",
+        "/remove_worker",
+        "Drain a worker and remove it",
+        _ok(_text(f"Successfully removed worker: {URL}")) | _errors(400, 401, 403, 404),
+        params=({**WORKER_URL, "required": True}, FORCE),
+    ),
+    Operation(
+        "Workers",
+        "get",
+        "/list_workers",
+        "The workers' URLs",
+        _ok(_json(_object(("urls",), urls=_list(STRING)), {"urls": [URL]})) | _errors(401, 403),
+    ),
+    Operation(
+        "Workers",
+        "get",
+        "/workers",
+        "All workers and how they are",
+        _ok(
+            _json(
+                _object(("workers", "total"), workers=_list(_ref("Worker")), total=INTEGER),
+                {"workers": [WORKER_EXAMPLE], "total": 1},
+            )
+        )
+        | _errors(401, 403),
+    ),
+    Operation(
+        "Workers",
+        "post",
+        "/workers",
+        "Add a worker",
+        {201: ("Added, and healthy", ONE_WORKER), 202: ("Accepted, and watched from now on (wait: false)", ONE_WORKER)}
+        | _errors(400, 401, 403, 504),
+        _json(_object(("url",), url=STRING, models=_list(STRING), speed=_maybe(NUMBER), wait=BOOLEAN), {"url": URL}),
+    ),
+    Operation(
+        "Workers",
+        "post",
+        "/workers/restart",
+        "Restart the workers launched here, one at a time, losing no request",
+        _ok(
+            _json(
+                _object(("restarted", "skipped"), restarted=_list(STRING), skipped=_list(STRING)),
+                {"restarted": [URL], "skipped": []},
+            )
+        )
+        | _errors(401, 403, 502),
+    ),
+    Operation(
+        "Workers",
+        "get",
+        "/workers/{id}",
+        "One worker",
+        _ok(ONE_WORKER) | _errors(401, 403, 404),
+        params=(WORKER_ID,),
+    ),
+    Operation(
+        "Workers",
+        "delete",
+        "/workers/{id}",
+        "Drain a worker and remove it",
+        _ok(
+            _json(
+                _object(("status", "message"), status=STRING, message=STRING),
+                {"status": "success", "message": f"Successfully removed worker: {URL}"},
+            )
+        )
+        | _errors(401, 403, 404),
+        params=(WORKER_ID, FORCE),
+    ),
+    Operation(
+        "Workers",
+        "post",
+        "/workers/{id}/drain",
+        "Send it no new requests",
+        _ok(ONE_WORKER) | _errors(401, 403, 404),
+        params=(WORKER_ID,),
+    ),
+    Operation(
+        "Workers",
+        "post",
+        "/workers/{id}/undrain",
+        "Send it requests again",
+        _ok(ONE_WORKER) | _errors(401, 403, 404),
+        params=(WORKER_ID,),
+    ),
+    Operation(
+        "Workers",
+        "post",
+        "/workers/{id}/restart",
+        "Drain and restart a worker that was launched here",
+        _ok(ONE_WORKER) | _errors(400, 401, 403, 404, 502),
+        params=(WORKER_ID,),
+    ),
+    Operation(
+        "Workers",
+        "post",
+        "/flush_cache",
+        "Have all workers drop their prefix caches",
+        _ok(_json(_ref("Flush"), FLUSHED), "All did")
+        | {206: ("Some did", _json(_ref("Flush"))), 502: ("None did", _json(_ref("Flush")))}
+        | _errors(401, 403),
+    ),
+    Operation(
+        "Nodes",
+        "get",
+        "/nodes/status",
+        "All nodes and how they are, by URL",
+        _ok(_json({"type": "object", "additionalProperties": _ref("Node")}, {URL: NODE_EXAMPLE})) | _errors(401, 403),
+    ),
+    Operation(
+        "Nodes",
+        "post",
+        "/nodes/add",
+        "Register a node; one that names its models is taken at its word and watched, any other must answer now",
+        _ok(_json(STRING, "Added successfully")) | _errors(400, 401, 403),
+        _json(
+            _object(("url",), url=STRING, status=_object(models=_list(STRING), speed=_maybe(NUMBER), role=INTEGER)),
+            {"url": URL, "status": {"models": ["m"], "speed": 120, "role": 1}},
+        ),
+    ),
+    Operation(
+        "Nodes",
+        "post",
+        "/nodes/remove",
+        "Drain a node and remove it",
+        _ok(_json(STRING, "Deleted successfully")) | _errors(400, 401, 403, 404),
+        NODE_BODY,
+        (NODE_URL,),
+    ),
+    Operation(
+        "Nodes",
+        "post",
+        "/nodes/terminate",
+        "Ask a node's engine to stop, and remove it",
+        _ok(_json(STRING, "Terminated successfully")) | _errors(400, 401, 403, 404, 502),
+        NODE_BODY,
+        (NODE_URL,),
+    ),
+    Operation(
+        "Nodes",
+        "get",
+        "/nodes/terminate_all",
+        "Ask all engines to stop, and remove them",
+        _ok(_json(STRING, "All nodes terminated successfully")) | _errors(401, 403, 502),
+    ),
+    Operation(
+        "Metrics",
+        "get",
+        "/get_loads",
+        "Requests under way on each worker",
+        _ok(
+            _json(
+                _object(("workers",), workers=_list(_object(("worker", "load"), worker=STRING, load=INTEGER))),
+                {"workers": [{"worker": URL, "load": 3}]},
+            )
+        )
+        | _errors(401, 403),
+    ),
+    Operation(
+        "Metrics",
+        "get",
+        "/metrics",
+        "The router's metrics, for Prometheus",
+        _ok(_text("llm_router_inflight 3.0")) | _errors(401, 403),
+    ),
+    Operation(
+        "Metrics",
+        "get",
+        "/engine_metrics",
+        "All engines' metrics, for Prometheus, each with the label worker",
+        _ok(_text(f'sglang:num_running_reqs{{worker="{URL}"}} 3.0')) | _errors(401, 403),
+    ),
+    Operation("Pages", "get", "/", "The dashboard", _ok({"text/html": {"schema": STRING}})),
+    Operation("Pages", "get", "/docs", "This page", _ok({"text/html": {"schema": STRING}})),
+    Operation("Pages", "get", "/openapi.json", "This description", _ok(_json(ANYTHING))),
+]
+
+
+def document() -> Json:
+    """The whole description."""
+    paths: dict[str, Json] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _described(operation)
+    return {
+        "openapi": "3.0.3",
+        "info": {"title": "llm-launch router", "version": API_VERSION, "description": ABOUT},
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "paths": paths,
+        "components": {
+            "schemas": SCHEMAS,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }
+
+
+def _described(operation: Operation) -> Json:
+    made: Json = {
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "operationId": f"{operation.method}_{operation.path.strip('/').translate(_FLAT) or 'dashboard'}",
+        "responses": {
+            str(status): {"description": meaning, "content": content}
+            for status, (meaning, content) in operation.answers.items()
+        },
+    }
+    if operation.params:
+        made["parameters"] = list(operation.params)
+    if operation.body is not None:
+        made["requestBody"] = {"required": not operation.params, "content": operation.body}
+    if operation.tag == "Inference" or LEVELS.get(operation.path, Level.ADMIN) is not Level.OPEN:
+        made["security"] = [{"bearer": []}, {"x-api-key": []}]
+    return made
+
+
+_FLAT = str.maketrans({"/": "_", "{": None, "}": None})

@@ -1,0 +1,109 @@
+"""How the router and its workers are: liveness, readiness, one generated token, loads, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from router import metrics
+from router.api import engine_metrics
+from router.api.replies import json_reply, parts_of
+from router.ask import Unreachable, ask
+from router.errors import NoWorker
+from router.fleet import State, Worker
+from router.parts import Parts
+
+GENERATE_TIMEOUT = 30.0  # seconds for one token, behind whatever the worker is busy with
+SCRAPE_TIMEOUT = 5.0  # seconds; Prometheus gives up after 10
+
+
+async def health(request: web.Request) -> web.Response:
+    return web.Response(text="OK")
+
+
+async def readiness(request: web.Request) -> web.Response:
+    parts = parts_of(request)
+    counts = {"healthy_workers": len(ready_workers(parts)), "total_workers": len(parts.fleet.workers)}
+    reason = _not_ready(parts)
+    if reason:
+        return json_reply({"status": "not ready", "reason": reason, **counts}, 503)
+    return json_reply({"status": "ready", **counts})
+
+
+def ready_workers(parts: Parts) -> list[Worker]:
+    """Workers that take new requests, least busy first."""
+    ready = [worker for worker in parts.fleet.workers.values() if worker.state is State.READY]
+    return sorted(ready, key=lambda worker: worker.inflight)
+
+
+def _not_ready(parts: Parts) -> str | None:
+    if parts.draining:
+        return "draining"
+    if not parts.fleet.workers:
+        return "no workers"
+    return None if ready_workers(parts) else "no healthy worker"
+
+
+async def health_generate(request: web.Request) -> web.Response:
+    """200 when some worker generates a token; asked one after the other, least busy first."""
+    parts = parts_of(request)
+    for worker in ready_workers(parts):
+        if await _generates(parts, worker):
+            return web.Response(text="OK")
+    raise NoWorker("no worker generated a token")
+
+
+async def _generates(parts: Parts, worker: Worker) -> bool:
+    """Try the engine's own dialect first, then OpenAI's: LMDeploy's /generate takes other fields than SGLang's."""
+    native = {"text": "Hi", "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
+    openai = {"model": worker.models[0] if worker.models else "default", "prompt": "Hi", "max_tokens": 1}
+    for path, body in (("/generate", native), ("/v1/completions", openai)):
+        if path == "/generate" and worker.native_generate is False:
+            continue
+        try:
+            reply = await ask(parts.members.session, "POST", worker.url + path, json=body, timeout=GENERATE_TIMEOUT)
+        except Unreachable:
+            return False
+        if reply.status == 200:
+            return True
+    return False
+
+
+async def get_loads(request: web.Request) -> web.Response:
+    """Load is the number of requests that the router has in flight on the worker."""
+    workers = parts_of(request).fleet.workers.values()
+    return json_reply({"workers": [{"worker": worker.url, "load": worker.inflight} for worker in workers]})
+
+
+async def router_metrics(request: web.Request) -> web.Response:
+    body, content_type = metrics.exposition(parts_of(request))
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+async def all_engine_metrics(request: web.Request) -> web.Response:
+    """Workers that have no metrics, or do not answer in time, are left out."""
+    parts = parts_of(request)
+    workers = list(parts.fleet.workers.values())
+    pages = await asyncio.gather(*(_scrape(parts, worker) for worker in workers))
+    text = engine_metrics.merge({worker.url: page for worker, page in zip(workers, pages, strict=True) if page})
+    return web.Response(text=text, content_type="text/plain", charset="utf-8")
+
+
+async def _scrape(parts: Parts, worker: Worker) -> str | None:
+    try:
+        reply = await ask(parts.members.session, "GET", worker.url + "/metrics", timeout=SCRAPE_TIMEOUT)
+    except Unreachable:
+        return None
+    return reply.body.decode("utf-8", "replace") if reply.status == 200 else None
+
+
+ROUTES = [
+    web.get("/health", health),
+    web.get("/liveness", health),
+    web.get("/readiness", readiness),
+    web.get("/health_generate", health_generate),
+    web.get("/get_loads", get_loads),
+    web.get("/metrics", router_metrics),
+    web.get("/engine_metrics", all_engine_metrics),
+]

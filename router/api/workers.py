@@ -1,0 +1,146 @@
+"""Membership as SGLang's router has it (/add_worker, /remove_worker, /list_workers, /flush_cache) and as REST."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from router.api.replies import flag, json_reply, parts_of, read_json
+from router.errors import BadRequest
+from router.fleet import Worker
+
+
+class NewWorker(msgspec.Struct):
+    """Body of POST /workers."""
+
+    url: str
+    models: list[str] = []
+    speed: float | None = None
+    wait: bool = True
+
+
+def describe(worker: Worker) -> dict[str, object]:
+    """A worker as /workers shows it."""
+    return {
+        "id": worker.id,
+        "url": worker.url,
+        "state": worker.state.value,
+        "healthy": worker.healthy,
+        "inflight": worker.inflight,
+        "prefill_outstanding": worker.prefill_outstanding,
+        "devices": worker.devices,
+        "pid": worker.pid,
+        "restarts": worker.restarts,
+        "models": worker.models,
+        "speed": worker.speed,
+        "last_error": worker.last_error,
+    }
+
+
+async def add_worker(request: web.Request) -> web.Response:
+    wait = flag(request, "wait", True)
+    worker = await parts_of(request).members.add(_url(request), wait=wait)
+    if wait:
+        return web.Response(text=f"Successfully added worker: {worker.url}")
+    return web.Response(text=f"Accepted worker: {worker.url}", status=202)
+
+
+async def remove_worker(request: web.Request) -> web.Response:
+    members = parts_of(request).members
+    worker = members.find(_url(request))
+    await members.remove(worker, force=flag(request, "force", False))
+    return web.Response(text=f"Successfully removed worker: {worker.url}")
+
+
+async def list_workers(request: web.Request) -> web.Response:
+    return json_reply({"urls": [worker.url for worker in parts_of(request).fleet.workers.values()]})
+
+
+async def flush_cache(request: web.Request) -> web.Response:
+    """200 all, 206 some, 502 none; shaped as SGLang's router does."""
+    results = await parts_of(request).members.flush()
+    failed = [{"worker": url, "error": reason} for url, reason in results.items() if reason]
+    done = [url for url, reason in results.items() if not reason]
+    status, word = (200, "success") if not failed else (206, "partial_success") if done else (502, "error")
+    data = {
+        "status": word,
+        "message": f"flushed {len(done)} of {len(results)} workers, and the router's prefix index",
+        "workers_flushed": len(done),
+        "total_workers": len(results),
+        "successful": done,
+        "failed": failed,
+    }
+    return json_reply(data, status)
+
+
+async def index(request: web.Request) -> web.Response:
+    workers = [describe(worker) for worker in parts_of(request).fleet.workers.values()]
+    return json_reply({"workers": workers, "total": len(workers)})
+
+
+async def show(request: web.Request) -> web.Response:
+    return json_reply(describe(_named(request)))
+
+
+async def create(request: web.Request) -> web.Response:
+    new = await read_json(request, NewWorker)
+    worker = await parts_of(request).members.add(new.url, wait=new.wait, models=new.models, speed=new.speed)
+    return json_reply(describe(worker), 201 if new.wait else 202, {"Location": f"/workers/{worker.id}"})
+
+
+async def delete(request: web.Request) -> web.Response:
+    worker = _named(request)
+    await parts_of(request).members.remove(worker, force=flag(request, "force", False))
+    return json_reply({"status": "success", "message": f"Successfully removed worker: {worker.url}"})
+
+
+async def drain(request: web.Request) -> web.Response:
+    worker = _named(request)
+    parts_of(request).members.drain(worker)
+    return json_reply(describe(worker))
+
+
+async def undrain(request: web.Request) -> web.Response:
+    worker = _named(request)
+    parts_of(request).members.undrain(worker)
+    return json_reply(describe(worker))
+
+
+async def restart(request: web.Request) -> web.Response:
+    worker = _named(request)
+    await parts_of(request).members.restart(worker)
+    return json_reply(describe(worker))
+
+
+async def restart_all(request: web.Request) -> web.Response:
+    """Workers launched elsewhere cannot be restarted from here and are listed as skipped."""
+    restarted = [worker.url for worker in await parts_of(request).members.restart_all()]
+    rest = [worker.url for worker in parts_of(request).fleet.workers.values() if worker.url not in restarted]
+    return json_reply({"restarted": restarted, "skipped": rest})
+
+
+def _url(request: web.Request) -> str:
+    url = request.query.get("url")
+    if not url:
+        raise BadRequest("Worker URL required. Provide 'url' query parameter", param="url")
+    return url
+
+
+def _named(request: web.Request) -> Worker:
+    return parts_of(request).members.find(request.match_info["id"])
+
+
+ROUTES = [
+    web.post("/add_worker", add_worker),
+    web.post("/remove_worker", remove_worker),
+    web.get("/list_workers", list_workers),
+    web.post("/flush_cache", flush_cache),
+    web.get("/workers", index),
+    web.post("/workers", create),
+    web.post("/workers/restart", restart_all),
+    web.get("/workers/{id}", show),
+    web.delete("/workers/{id}", delete),
+    web.post("/workers/{id}/drain", drain),
+    web.post("/workers/{id}/undrain", undrain),
+    web.post("/workers/{id}/restart", restart),
+]

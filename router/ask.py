@@ -1,0 +1,66 @@
+"""One bounded question to a worker's HTTP server: probes, model lists, flushes. Not for inference traffic."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NamedTuple
+
+import aiohttp
+
+CONNECT_TIMEOUT = 2.0  # seconds; workers are on this machine or next to it
+MAX_REPLY = 16 * 1024 * 1024  # bytes; a metrics page of a large engine is below 1 MiB
+
+
+class Unreachable(Exception):
+    """No usable answer. The text says why in a few words, and never repeats what the worker sent."""
+
+
+class TimedOut(Unreachable):
+    """Connected, perhaps, but no complete answer in time."""
+
+    prefix = "no answer within"
+
+
+class Reply(NamedTuple):
+    status: int
+    body: bytes
+    content_type: str
+
+
+async def ask(session: aiohttp.ClientSession, method: str, url: str, *, timeout: float, json: Any = None) -> Reply:
+    """Send one request on a connection of its own and read the answer, following no redirect.
+
+    Raises Unreachable.
+    """
+    # A kept connection could be closed by the engine while the question is on its way, and would not show that the
+    # engine still accepts connections.
+    limits = aiohttp.ClientTimeout(total=timeout, sock_connect=min(CONNECT_TIMEOUT, timeout))
+    close = {"Connection": "close"}
+    try:
+        async with session.request(
+            method, url, json=json, timeout=limits, allow_redirects=False, headers=close
+        ) as response:
+            return Reply(response.status, await _read(response), response.content_type)
+    except aiohttp.ConnectionTimeoutError:
+        raise Unreachable(f"no connection within {limits.sock_connect:g} s") from None
+    except asyncio.TimeoutError:
+        raise TimedOut(f"{TimedOut.prefix} {timeout:g} s") from None
+    except aiohttp.ClientConnectorDNSError:
+        raise Unreachable("host name not known") from None
+    except aiohttp.ClientConnectorError as error:
+        raise Unreachable(_why(error.os_error)) from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise Unreachable(f"connection broke ({type(error).__name__})") from None
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(65_536):
+        body += chunk
+        if len(body) > MAX_REPLY:
+            raise Unreachable(f"answer longer than {MAX_REPLY} bytes")
+    return bytes(body)
+
+
+def _why(error: OSError) -> str:
+    return "connection refused" if isinstance(error, ConnectionRefusedError) else f"cannot connect ({error.strerror})"

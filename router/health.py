@@ -1,0 +1,270 @@
+"""Active health: probes of workers started elsewhere, and of any worker that failures have made unavailable.
+
+One task per worker does all of its probing, so no worker is ever asked twice at once. Workers launched here are watched
+by whoever can restart them; here they are only probed while their breaker is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+import aiohttp
+import msgspec
+
+from router.ask import Reply, TimedOut, Unreachable, ask
+from router.config import RouterConfig
+from router.errors import BadRequest, NotFound, RouterError
+from router.fleet import Breaker, Fleet, State, Worker
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY = 0.5  # seconds between probes of a worker that is not up, doubling ...
+SLOWEST = 5.0  # ... up to this for an unavailable one, up to the check interval for one that is not up
+NO_SUCH_PATH = "HTTP 404"
+
+
+class NotInference(BadRequest):
+    """The server is up, and is no inference server: asking again will not help."""
+
+
+async def probe(session: aiohttp.ClientSession, url: str, path: str, timeout: float) -> str | None:
+    """GET `url + path` within `timeout` seconds. Returns None when healthy, else why not; never raises."""
+    try:
+        status = (await ask(session, "GET", url + path, timeout=timeout)).status
+    except Unreachable as error:
+        return str(error)
+    return None if status == 200 else f"HTTP {status}"
+
+
+async def learn(session: aiohttp.ClientSession, fleet: Fleet, worker: Worker, timeout: float = 5.0) -> str | None:
+    """Ask what the worker serves and whether /generate is its own; returns why that failed, if asking again may help.
+
+    Raises NotInference.
+    """
+    try:
+        listing = await ask(session, "GET", worker.url + "/v1/models", timeout=timeout)
+        if listing.status >= 500:
+            return f"/v1/models answers HTTP {listing.status}"
+        models = model_names(listing)
+        if models:
+            fleet.set_models(worker, models)
+        generate = await _generate(session, worker, timeout)
+        # A locked list is a list: the worker wants a key of its own. 405: the path is there, for POST.
+        if models is None and listing.status not in (401, 403) and generate != 405:
+            await _require_info(session, worker, timeout)
+    except Unreachable as error:
+        return str(error)
+    return None
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+def model_names(listing: Reply) -> list[str] | None:
+    """The ids in an answer to GET /v1/models; None when it is no such list."""
+    if listing.status != 200:
+        return None
+    try:
+        return [model.id for model in msgspec.json.decode(listing.body, type=_Models).data]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+async def _generate(session: aiohttp.ClientSession, worker: Worker, timeout: float) -> int:
+    """The status of GET /generate: SGLang and LMDeploy route it for POST (405), vLLM and llama.cpp do not (404)."""
+    status = (await ask(session, "GET", worker.url + "/generate", timeout=timeout)).status
+    if worker.native_generate is None:
+        worker.native_generate = status != 404
+    return status
+
+
+async def _require_info(session: aiohttp.ClientSession, worker: Worker, timeout: float) -> None:
+    for path in ("/get_model_info", "/model_info"):
+        info = await ask(session, "GET", worker.url + path, timeout=timeout)
+        if info.status in (200, 401, 403) and info.content_type == "application/json":
+            return
+    raise NotInference(
+        f"{worker.url} answers {worker.ready_path}, but neither /v1/models nor /get_model_info: "
+        "it is not an inference server"
+    )
+
+
+class Tally:
+    """Consecutive probe results -> up or down: `rise` good ones in a row bring it up, `fall` bad ones down. Pure."""
+
+    def __init__(self, rise: int, fall: int, up: bool = False):
+        self._needed = {True: rise, False: fall}
+        self.up = up
+        self._streak = 0
+
+    def note(self, good: bool) -> bool:
+        """Count one result; returns whether `up` has changed."""
+        self._streak = 0 if good is self.up else self._streak + 1
+        if self._streak < self._needed[good]:
+            return False
+        self.up, self._streak = good, 0
+        return True
+
+
+@dataclass
+class _Watch:
+    """What the prober knows of one worker. Written only by its task."""
+
+    worker: Worker
+    tally: Tally
+    delay: float  # seconds until the next probe, while it is not well
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)  # it was up once, or was refused
+    refusal: RouterError | None = None
+    answered: int = 0  # requests it has answered, when last looked
+    task: asyncio.Task[None] | None = None
+
+    def settle(self, refusal: RouterError | None = None) -> None:
+        self.refusal = refusal
+        self.settled.set()
+
+    def progressed(self) -> bool:
+        """Whether it has answered a request since this was last asked."""
+        before = self.answered
+        self.answered = self.worker.requests_total - self.worker.inflight - self.worker.failures_total
+        return self.answered > before
+
+
+class Prober:
+    """Watches every worker of the fleet, from the moment it is added until it is removed."""
+
+    def __init__(self, config: RouterConfig, fleet: Fleet, session: aiohttp.ClientSession):
+        self._config = config
+        self._fleet = fleet
+        self._session = session
+        self._watches: dict[str, _Watch] = {}
+        self._first = min(FIRST_DELAY, config.health_check_interval)
+
+    def start(self) -> None:
+        """Watch the workers that are there and all that come. Needs a running event loop."""
+        self._fleet.on_add.append(self._begin)
+        self._fleet.on_remove.append(self._end)
+        self._fleet.on_state.append(self._noticed)
+        for worker in self._fleet.workers.values():
+            self._begin(worker)
+
+    async def close(self) -> None:
+        """Stop all probing."""
+        self._fleet.on_add.remove(self._begin)
+        self._fleet.on_remove.remove(self._end)
+        self._fleet.on_state.remove(self._noticed)
+        tasks = [watch.task for watch in self._watches.values() if watch.task]
+        self._watches.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def up(self, worker: Worker) -> None:
+        """Wait until the worker was up once. Raises NotInference, or NotFound when it was removed meanwhile."""
+        watch = self._watches[worker.id]
+        await watch.settled.wait()
+        if watch.refusal is not None:
+            raise watch.refusal
+
+    def _begin(self, worker: Worker) -> None:
+        config = self._config
+        up = worker.lifecycle is State.READY
+        tally = Tally(config.health_success_threshold, config.health_failure_threshold, up)
+        watch = self._watches[worker.id] = _Watch(worker, tally, self._first)
+        watch.task = asyncio.get_running_loop().create_task(self._run(watch))
+
+    def _end(self, worker: Worker) -> None:
+        watch = self._watches.pop(worker.id, None)
+        if watch is not None and watch.task is not None:
+            watch.task.cancel()
+            watch.settle(NotFound(f"worker {worker.url} was removed"))
+
+    def _noticed(self, worker: Worker, old: State, new: State, reason: str) -> None:
+        watch = self._watches.get(worker.id)
+        if watch is not None and worker.breaker is Breaker.OPEN:
+            watch.wake.set()
+
+    async def _run(self, watch: _Watch) -> None:
+        while True:
+            try:
+                await self._look(watch)
+            except Exception:  # a watch must outlive its own bugs: an unwatched worker never comes back
+                log.exception("health check of %s", watch.worker.url)
+            await self._rest(watch)
+
+    async def _look(self, watch: _Watch) -> None:
+        worker = watch.worker
+        ours = worker.handle is not None
+        if ours and worker.breaker is not Breaker.OPEN:
+            return
+        reason = await self._probe(watch)
+        if not ours:
+            self._judge(watch, reason)
+        if reason is None:
+            self._fleet.half_open(worker)
+
+    async def _probe(self, watch: _Watch) -> str | None:
+        worker, timeout = watch.worker, self._config.health_check_timeout
+        reason = await probe(self._session, worker.url, worker.ready_path, timeout)
+        if reason == NO_SUCH_PATH and worker.ready_path == "/health":
+            reason = await probe(self._session, worker.url, "/v1/models", timeout)
+            if reason is None:
+                worker.ready_path = "/v1/models"
+        if reason is None and not watch.tally.up and worker.handle is None:
+            return await self._learn(watch)
+        return reason
+
+    async def _learn(self, watch: _Watch) -> str | None:
+        try:
+            return await learn(self._session, self._fleet, watch.worker, self._config.health_check_timeout)
+        except NotInference as refusal:
+            watch.settle(refusal)
+            return refusal.message
+
+    def _judge(self, watch: _Watch, reason: str | None) -> None:
+        worker, progressed = watch.worker, watch.progressed()
+        if reason is not None:
+            if reason.startswith(TimedOut.prefix) and progressed:
+                return  # slow to answer probes because it is busy answering requests
+            worker.last_error = reason
+        if not watch.tally.note(reason is None):
+            return
+        if reason is None:
+            self._came_up(watch)
+        else:
+            self._fleet.set_lifecycle(worker, State.UNHEALTHY, reason)
+
+    def _came_up(self, watch: _Watch) -> None:
+        worker = watch.worker
+        if worker.lifecycle is State.UNHEALTHY:
+            self._fleet.forget(worker)  # it was away, most likely for a restart: its cache is gone
+        worker.last_error = None
+        self._fleet.set_lifecycle(worker, State.READY, "healthy")
+        watch.settle()
+
+    async def _rest(self, watch: _Watch) -> None:
+        try:
+            await asyncio.wait_for(watch.wake.wait(), self._delay(watch))
+        except asyncio.TimeoutError:
+            return
+        watch.wake.clear()
+        watch.delay = self._first
+        await asyncio.sleep(watch.delay)
+
+    def _delay(self, watch: _Watch) -> float | None:
+        """Seconds until the next look; None: until the breaker opens."""
+        worker, interval = watch.worker, self._config.health_check_interval
+        ours, unavailable = worker.handle is not None, worker.breaker is not Breaker.CLOSED
+        if not unavailable and (ours or watch.tally.up):
+            watch.delay = self._first
+            return None if ours else interval
+        delay = watch.delay
+        watch.delay = min(2 * delay, interval, SLOWEST if unavailable else interval)
+        return delay

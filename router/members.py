@@ -1,0 +1,252 @@
+"""Who belongs to the fleet, on request: add, remove, drain, restart, terminate, flush. Sole writer of `draining`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+import aiohttp
+
+from router.ask import TimedOut, Unreachable, ask
+from router.config import RouterConfig
+from router.errors import BadRequest, NotFound, WorkersFailed, WorkerTimeout
+from router.fleet import Fleet, Worker
+from router.health import Prober
+from router.urls import MAX_LENGTH, normalise
+
+log = logging.getLogger(__name__)
+
+IDLE_POLL = 0.05  # seconds between looks at a draining worker's in-flight count
+FLUSH_TIMEOUT = 30.0  # seconds; an engine flushes between two batches
+TERMINATE_TIMEOUT = 10.0  # seconds
+HYBRID = 1  # LMDeploy's role of a worker that does both prefill and decode
+
+T = TypeVar("T")
+
+
+class Members:
+    """The fleet's membership service. Long operations go on when the one who asked for them leaves."""
+
+    def __init__(self, config: RouterConfig, fleet: Fleet, session: aiohttp.ClientSession):
+        self.session = session
+        self._config = config
+        self._fleet = fleet
+        self._own = own_addresses(config.host, config.port, socket.gethostname())
+        self._prober = Prober(config, fleet, session)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._restarting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Begin watching, and add the configured workers without waiting for them. Raises BadRequest."""
+        self._prober.start()
+        for url in dict.fromkeys(self.normalise(url) for url in self._config.worker_urls):
+            self._admit(url)
+
+    async def close(self) -> None:
+        """Stop watching and give up what is still being done."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._prober.close()
+
+    def normalise(self, url: str) -> str:
+        """The one spelling of a URL that may become a worker's. Raises BadRequest."""
+        return normalise(url, self._own)
+
+    def find(self, name: str) -> Worker:
+        """The worker with this id or URL, however the URL is spelt. Raises NotFound."""
+        worker = self._fleet.workers.get(name)
+        if worker is None and "://" in name:
+            with contextlib.suppress(BadRequest):
+                worker = self._fleet.by_url(normalise(name))
+        if worker is None:
+            raise NotFound(f"Worker {name[:MAX_LENGTH]} not found")
+        return worker
+
+    async def add(
+        self,
+        url: str,
+        *,
+        wait: bool = True,
+        timeout: float | None = None,
+        models: Iterable[str] = (),
+        speed: float | None = None,
+        role: int = HYBRID,
+    ) -> Worker:
+        """Add a worker; with `wait`, return once it is healthy, or remove it again after `timeout` seconds.
+
+        Raises BadRequest (bad URL, already there, not an inference server) or WorkerTimeout.
+        """
+        url = self.normalise(url)
+        check_status(speed, role)
+        worker = self._admit(url, tuple(models), speed)
+        if wait:
+            await self._until_up(worker, self._config.worker_startup_timeout if timeout is None else timeout)
+        return worker
+
+    def update(self, worker: Worker, models: Iterable[str], speed: float | None, role: int = HYBRID) -> None:
+        """A worker that restarted elsewhere has registered once more: take what it says; its cache is gone."""
+        check_status(speed, role)
+        if models:
+            self._fleet.set_models(worker, models)
+        worker.speed = speed
+        self._fleet.forget(worker)
+
+    async def remove(self, worker: Worker, *, force: bool = False) -> None:
+        """Drain the worker (not with `force`), stop its process if it was launched here, and take it out."""
+        await self._carry(self._remove(worker, force))
+
+    def drain(self, worker: Worker) -> None:
+        """Send it no new requests; returns at once."""
+        self._fleet.set_draining(worker, True)
+
+    def undrain(self, worker: Worker) -> None:
+        self._fleet.set_draining(worker, False)
+
+    async def restart(self, worker: Worker) -> None:
+        """Drain, restart, serve again. Raises BadRequest (not launched here) or WorkersFailed (did not come back)."""
+        if worker.handle is None:
+            raise BadRequest(f"worker {worker.url} was not launched here: restart it where it was started")
+        await self._carry(self._restart(worker))
+
+    async def restart_all(self) -> list[Worker]:
+        """Restart every worker launched here, one at a time; returns them.
+
+        Raises WorkersFailed at the first that does not come back: the rest goes on serving, not restarted.
+        """
+        return await self._carry(self._restart_all())
+
+    async def terminate(self, worker: Worker) -> None:
+        """Ask the engine to stop, without draining, and take it out. Raises WorkersFailed when it would not stop."""
+        await self._carry(self._terminate(worker))
+
+    async def flush(self) -> dict[str, str | None]:
+        """Have all workers drop their caches; returns for each URL None or why it did not. The index is cleared too."""
+        workers = list(self._fleet.workers.values())
+        reasons = await asyncio.gather(*(self._flush(worker) for worker in workers))
+        for worker in workers:
+            self._fleet.forget(worker)
+        return {worker.url: reason for worker, reason in zip(workers, reasons, strict=True)}
+
+    def _admit(self, url: str, models: tuple[str, ...] = (), speed: float | None = None) -> Worker:
+        if self._fleet.by_url(url):
+            raise BadRequest(f"Worker {url} already exists", param="url")
+        worker = Worker(self._fleet.next_id(), url, models=models, speed=speed)
+        self._fleet.add(worker)
+        return worker
+
+    async def _until_up(self, worker: Worker, timeout: float) -> None:
+        try:
+            await asyncio.wait_for(self._prober.up(worker), timeout)
+        except asyncio.TimeoutError:
+            self._fleet.remove(worker)
+            why = worker.last_error or "no answer yet"
+            raise WorkerTimeout(f"worker {worker.url} did not become healthy within {timeout:g} s: {why}") from None
+        except BaseException:  # refused, or the one who asked has left
+            self._fleet.remove(worker)
+            raise
+
+    async def _carry(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` to its end even if the one who awaits it is cancelled."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _remove(self, worker: Worker, force: bool) -> None:
+        self._fleet.set_draining(worker, True)
+        if not force:
+            await self._idle(worker)
+        if worker.handle is not None:
+            await worker.handle.stop()
+        self._fleet.remove(worker)
+
+    async def _idle(self, worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.drain_timeout
+        while worker.inflight and loop.time() < deadline:  # noqa: ASYNC110 - a lease tells nobody when it ends
+            await asyncio.sleep(IDLE_POLL)
+        if worker.inflight:
+            log.warning("worker %s still has %d requests in flight after the drain time", worker.url, worker.inflight)
+
+    async def _restart(self, worker: Worker) -> None:
+        async with self._restarting:
+            await self._restart_one(worker)
+
+    async def _restart_all(self) -> list[Worker]:
+        restarted = []
+        async with self._restarting:
+            for worker in list(self._fleet.workers.values()):
+                if worker.handle is not None and worker.id in self._fleet.workers:
+                    await self._restart_one(worker)
+                    restarted.append(worker)
+        return restarted
+
+    async def _restart_one(self, worker: Worker) -> None:
+        assert worker.handle is not None
+        drained_before = worker.draining
+        self._fleet.set_draining(worker, True)
+        try:
+            await self._idle(worker)
+            await worker.handle.restart()
+        except RuntimeError as error:
+            raise WorkersFailed(f"worker {worker.url} did not come back: {error}") from None
+        finally:
+            self._fleet.set_draining(worker, drained_before)
+
+    async def _terminate(self, worker: Worker) -> None:
+        self._fleet.set_draining(worker, True)
+        try:
+            if worker.handle is not None:
+                await worker.handle.stop()
+            else:
+                await self._ask_to_stop(worker)
+        finally:
+            self._fleet.remove(worker)
+
+    async def _ask_to_stop(self, worker: Worker) -> None:
+        """LMDeploy's servers stop on GET /terminate; one that dies before it has answered has done as asked."""
+        try:
+            status = (await ask(self.session, "GET", worker.url + "/terminate", timeout=TERMINATE_TIMEOUT)).status
+        except TimedOut as error:
+            raise WorkersFailed(f"Failed to terminate node {worker.url}: {error}; it was removed") from None
+        except Unreachable:
+            return
+        if status != 200:
+            raise WorkersFailed(f"Failed to terminate node {worker.url}: HTTP {status}; it was removed")
+
+    async def _flush(self, worker: Worker) -> str | None:
+        status = 405
+        try:
+            for method in ("POST", "GET"):
+                if status == 405:
+                    reply = await ask(self.session, method, worker.url + "/flush_cache", timeout=FLUSH_TIMEOUT)
+                    status = reply.status
+        except Unreachable as error:
+            return str(error)
+        return None if status == 200 else f"HTTP {status}"
+
+
+def own_addresses(host: str, port: int, machine: str) -> frozenset[str]:
+    """The router's listener as "host:port"; on a wildcard address also under the machine's name."""
+    hosts = {f"[{host}]" if ":" in host else host.lower()}
+    if host in ("", "0.0.0.0", "::"):
+        hosts |= {"0.0.0.0", machine.lower()}
+    return frozenset(f"{host}:{port}" for host in hosts)
+
+
+def check_status(speed: float | None, role: int) -> None:
+    """Raise BadRequest for a speed or role that cannot be routed by."""
+    if speed is not None and not (math.isfinite(speed) and speed > 0):
+        raise BadRequest(
+            f"speed is {speed:g}: it must be above zero, in any unit that all workers share", param="speed"
+        )
+    if role != HYBRID:
+        raise BadRequest(
+            f"role {role} is not supported: workers do both prefill and decode here, role {HYBRID}", param="role"
+        )

@@ -1,0 +1,301 @@
+"""Active health: what is asked of workers, how often, and what follows from the answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import unused_port
+
+from router.config import RouterConfig
+from router.errors import NotFound
+from router.fleet import Breaker, Fleet, State, Worker
+from router.health import NotInference, Prober, Tally, learn, probe
+from tests.router.engines import MODELS, Engine, Handle, until
+
+FAST = RouterConfig(health_check_interval=0.01, health_check_timeout=1.0)
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@asynccontextmanager
+async def watched(session, url, config=FAST, **told):
+    """A fleet of one worker under watch: (fleet, worker, prober)."""
+    fleet = Fleet()
+    prober = Prober(config, fleet, session)
+    prober.start()
+    worker = Worker(fleet.next_id(), url, **told)
+    fleet.add(worker)
+    try:
+        yield fleet, worker, prober
+    finally:
+        await prober.close()
+
+
+def gone() -> web.Response:
+    raise ConnectionResetError
+
+
+# -- one probe
+
+
+async def test_a_probe_of_a_healthy_worker_finds_nothing_wrong(session):
+    async with Engine() as engine:
+        assert await probe(session, engine.url, "/health", 1.0) is None
+
+
+async def test_a_probe_says_what_is_wrong_in_a_few_words(session):
+    async with Engine({"/health": 503}) as engine:
+        assert await probe(session, engine.url, "/health", 1.0) == "HTTP 503"
+    assert await probe(session, f"http://127.0.0.1:{unused_port()}", "/health", 1.0) == "connection refused"
+
+
+async def test_a_probe_gives_up_on_a_worker_that_accepts_and_says_nothing(session):
+    async with Silent() as url:
+        assert await probe(session, url, "/health", 0.05) == "no answer within 0.05 s"
+
+
+async def test_a_probe_follows_no_redirect(session):
+    async with Engine() as other:
+        moved = lambda: web.Response(status=302, headers={"Location": other.url + "/health"})  # noqa: E731
+        async with Engine({"/health": moved}) as engine:
+            assert await probe(session, engine.url, "/health", 1.0) == "HTTP 302"
+        assert other.asked == []
+
+
+# -- learning
+
+
+async def test_a_workers_models_are_learnt(session):
+    async with Engine() as engine:
+        fleet, worker = Fleet(), Worker("w0", engine.url)
+        assert await learn(session, fleet, worker) is None
+    assert worker.models == ("m",)
+
+
+@pytest.mark.parametrize(("status", "native"), [(404, False), (405, True), (200, True)])
+async def test_generate_is_a_workers_own_unless_it_has_no_such_path(session, status, native):
+    async with Engine({"/v1/models": MODELS, "/generate": status}) as engine:
+        worker = Worker("w0", engine.url)
+        await learn(session, Fleet(), worker)
+    assert worker.native_generate is native
+
+
+async def test_what_the_launcher_said_about_generate_stands(session):
+    async with Engine({"/v1/models": MODELS, "/generate": 200}) as engine:
+        worker = Worker("w0", engine.url, native_generate=False)
+        await learn(session, Fleet(), worker)
+        assert worker.native_generate is False
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"/get_model_info": {"model_path": "m"}},
+        {"/model_info": {"model_path": "m"}},
+        {"/v1/models": 401},
+        {"/v1/models": "<html>", "/get_model_info": {"model_path": "m"}},
+        {"/generate": 405},
+    ],
+)
+async def test_a_worker_without_a_readable_model_list_may_still_be_an_inference_server(session, answers):
+    async with Engine(answers) as engine:
+        assert await learn(session, Fleet(), Worker("w0", engine.url)) is None
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [{}, {"/v1/models": "<html>welcome"}, {"/v1/models": {"data": 1}}, {"/get_model_info": "<html>", "/generate": 200}],
+)
+async def test_a_server_of_another_kind_is_no_worker(session, answers):
+    async with Engine(answers) as engine:
+        with pytest.raises(NotInference, match="neither /v1/models nor /get_model_info"):
+            await learn(session, Fleet(), Worker("w0", engine.url))
+
+
+async def test_a_model_list_that_fails_is_asked_for_again_later(session):
+    async with Engine({"/v1/models": 503}) as engine:
+        assert await learn(session, Fleet(), Worker("w0", engine.url)) == "/v1/models answers HTTP 503"
+
+
+# -- thresholds
+
+
+def changes(tally: Tally, results: str) -> str:
+    return "".join(("U" if tally.up else "D") if tally.note(result == "+") else "." for result in results)
+
+
+def test_it_takes_that_many_failures_in_a_row_to_go_down():
+    assert changes(Tally(rise=1, fall=3, up=True), "--+--+---") == "........D"
+
+
+def test_it_takes_that_many_successes_in_a_row_to_come_up():
+    assert changes(Tally(rise=2, fall=3), "+-++--+---+") == "...U.....D."
+
+
+# -- watching
+
+
+async def test_a_worker_is_starting_until_its_first_good_probe(session):
+    async with Engine({"/health": 503, "/v1/models": MODELS}) as engine, watched(session, engine.url) as (_, worker, _):
+        await until(lambda: worker.last_error == "HTTP 503")
+        assert worker.state is State.STARTING
+        engine.answers["/health"] = 200
+        await until(lambda: worker.state is State.READY)
+        assert worker.last_error is None
+        assert worker.models == ("m",)
+
+
+async def test_a_worker_goes_unhealthy_and_comes_back_with_an_empty_cache(session):
+    async with Engine() as engine, watched(session, engine.url) as (fleet, worker, _):
+        forgotten: list[Worker] = []
+        fleet.on_forget.append(forgotten.append)
+        await until(lambda: worker.state is State.READY)
+        assert forgotten == []
+        engine.answers["/health"] = 500
+        await until(lambda: worker.state is State.UNHEALTHY)
+        assert worker.last_error == "HTTP 500"
+        engine.answers["/health"] = 200
+        engine.answers["/v1/models"] = {"data": [{"id": "other"}]}
+        await until(lambda: worker.state is State.READY)
+        assert worker.models == ("other",)
+        assert forgotten == [worker]
+
+
+async def test_a_busy_worker_that_answers_requests_but_no_probe_stays(session):
+    slow = RouterConfig(health_check_interval=0.01, health_check_timeout=0.03, health_failure_threshold=2)
+    async with Engine() as engine, watched(session, engine.url, slow) as (fleet, worker, prober):
+        await until(lambda: worker.state is State.READY)
+        async with Silent() as deaf:
+            worker.url = deaf
+            seen: list[str] = []
+            fleet.on_state.append(lambda *change: seen.append(change[3]))
+            for _ in range(4):  # a request is answered between any two probes
+                before = prober._watches[worker.id].answered
+                fleet.lease(worker, 0, 0.0).release(1.0)
+                await until(lambda before=before: prober._watches[worker.id].answered > before)
+            assert seen == []
+            await until(lambda: worker.state is State.UNHEALTHY)  # no request is answered any more
+            assert seen == ["no answer within 0.03 s"]
+
+
+async def test_a_worker_without_health_is_asked_for_its_models_instead(session):
+    async with Engine({"/v1/models": MODELS}) as engine, watched(session, engine.url) as (_, worker, _):
+        await until(lambda: worker.state is State.READY)
+        assert worker.ready_path == "/v1/models"
+
+
+async def test_a_server_of_another_kind_never_becomes_ready(session):
+    async with Engine({"/health": 200}) as engine, watched(session, engine.url) as (_, worker, prober):
+        with pytest.raises(NotInference):
+            await prober.up(worker)
+        assert worker.state is State.STARTING
+        assert worker.last_error is not None
+        assert "not an inference server" in worker.last_error
+
+
+async def test_whoever_waits_for_a_worker_hears_that_it_was_removed(session):
+    url = f"http://127.0.0.1:{unused_port()}"
+    async with watched(session, url) as (fleet, worker, prober):
+        waiting = asyncio.ensure_future(prober.up(worker))
+        await until(lambda: worker.last_error)
+        fleet.remove(worker)
+        with pytest.raises(NotFound, match="was removed"):
+            await waiting
+
+
+async def test_a_removed_worker_is_not_asked_any_more(session):
+    async with Engine() as engine, watched(session, engine.url) as (fleet, worker, prober):
+        await until(lambda: worker.state is State.READY)
+        task = prober._watches[worker.id].task
+        fleet.remove(worker)
+        await until(task.done)
+        assert prober._watches == {}
+
+
+async def test_a_worker_is_never_asked_twice_at_once(session):
+    busy, most = 0, 0
+
+    class Counting(Engine):
+        async def _answer(self, request: web.Request) -> web.Response:
+            nonlocal busy, most
+            busy += 1
+            most = max(most, busy)
+            try:
+                return await super()._answer(request)
+            finally:
+                busy -= 1
+
+    async with Counting() as engine, watched(session, engine.url) as (fleet, worker, _):
+        await until(lambda: worker.state is State.READY)
+        for _ in range(4):
+            fleet.failed(worker, "it broke")
+        await until(lambda: len(engine.asked) > 20)
+    assert most == 1
+
+
+# -- workers launched here, and passive ejection
+
+
+async def test_a_worker_launched_here_is_left_to_its_supervisor(session):
+    async with Engine() as one, Engine() as two, watched(session, one.url, handle=Handle()) as (fleet, ours, _):
+        theirs = Worker(fleet.next_id(), two.url)
+        fleet.add(theirs)
+        await until(lambda: theirs.state is State.READY)
+        assert ours.state is State.STARTING
+        assert one.asked == []
+
+
+@pytest.mark.parametrize("handle", [None, Handle()])
+async def test_an_unavailable_worker_gets_a_trial_after_a_good_probe(session, handle):
+    async with Engine() as engine, watched(session, engine.url, handle=handle) as (fleet, worker, _):
+        fleet.set_lifecycle(worker, State.READY)
+        engine.answers["/health"] = 500
+        for _ in range(4):
+            fleet.failed(worker, "it broke")
+        assert worker.breaker is Breaker.OPEN
+        asked = len(engine.asked)
+        await until(lambda: len(engine.asked) > asked + 2 or worker.lifecycle is State.UNHEALTHY)
+        engine.answers["/health"] = 200
+        await until(lambda: worker.breaker is not Breaker.OPEN)
+        if handle is not None:
+            assert worker.breaker is Breaker.HALF_OPEN
+            fleet.failed(worker, "it broke again")
+            assert worker.breaker is Breaker.OPEN
+            await until(lambda: worker.breaker is Breaker.HALF_OPEN)
+
+
+async def test_an_unavailable_worker_is_probed_less_and_less_often():
+    worker = Worker("w0", "http://w", lifecycle=State.READY, handle=Handle())
+    prober = Prober(RouterConfig(), Fleet(), None)
+    worker.breaker = Breaker.OPEN
+    prober._begin(worker)
+    watch = prober._watches["w0"]
+    assert [prober._delay(watch) for _ in range(6)] == [0.5, 1, 2, 4, 5, 5]
+    worker.breaker = Breaker.CLOSED
+    assert prober._delay(watch) is None
+    worker.breaker = Breaker.OPEN
+    assert prober._delay(watch) == 0.5
+    watch.task.cancel()
+
+
+class Silent:
+    """Accepts connections and never answers."""
+
+    async def __aenter__(self) -> str:
+        self._writers: list[asyncio.StreamWriter] = []
+        self._server = await asyncio.start_server(lambda _, writer: self._writers.append(writer), "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
