@@ -183,6 +183,7 @@ class Front(asyncio.Protocol):
 
     def _begin(self, rest: bytes) -> None:
         """The head is read: judge it, then wait for the body."""
+        self._stop_waiting()
         self.http10 = self._parser.get_http_version() == "1.0"
         self.close = self.http10 or not self._parser.should_keep_alive()
         error = self._objection()

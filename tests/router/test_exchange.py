@@ -1,4 +1,4 @@
-"""The retry table, row by row: a real fault on a real socket, what the client saw, who was tried, what is left behind."""
+"""The retry table, row by row: a real fault on a real socket, what the client saw, who was tried, what is left."""
 
 from __future__ import annotations
 

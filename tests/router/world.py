@@ -177,7 +177,7 @@ class World:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait for something that a socket brings about."""
-        while not holds():
+        while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
     async def quiet(self) -> None:
