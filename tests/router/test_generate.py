@@ -98,6 +98,16 @@ def test_fields_that_are_not_known_pass_under_their_own_name():
     assert (found["dry_multiplier"], found["cache_prompt"]) == (0.8, False)
 
 
+def test_every_renamed_parameter_reaches_its_name():
+    found = asked(sampling_params={"sampling_seed": 4, "no_stop_trim": True, "ebnf": "root ::= x"})
+    assert (found["seed"], found["include_stop_str_in_output"], found["grammar"]) == (4, True, "root ::= x")
+    assert found["structured_outputs"] == {"grammar": "root ::= x"}
+
+
+def test_a_regex_constrains_the_output():
+    assert asked(sampling_params={"regex": "a+"})["structured_outputs"] == {"regex": "a+"}
+
+
 def test_a_penalty_reaches_both_engines_under_their_names():
     found = asked(sampling_params={"repetition_penalty": 1.5})
     assert (found["repetition_penalty"], found["repeat_penalty"]) == (1.5, 1.5)
@@ -191,6 +201,11 @@ def test_the_clients_request_id_comes_back():
 def test_a_stop_says_what_matched_where_the_engine_tells():
     answer = {"choices": [{"text": "x", "finish_reason": "stop", "stop_reason": 13}], "usage": None}
     assert whole(translation(), answer)["meta_info"]["finish_reason"] == {"type": "stop", "matched": 13}
+
+
+def test_other_reasons_keep_their_name():
+    answer = {"choices": [{"text": "x", "finish_reason": "abort"}]}
+    assert whole(translation(), answer)["meta_info"]["finish_reason"] == {"type": "abort"}
 
 
 def test_a_list_of_prompts_is_answered_by_a_list_in_its_order():
@@ -301,6 +316,18 @@ def test_an_error_event_passes_as_it_is():
     assert translation(stream=True).feed(error) == error
 
 
+def test_an_error_of_several_lines_passes_as_one_event():
+    error = b'data: {"error":\ndata:  {"code": 500}}\n\n'
+    assert translation(stream=True).feed(error) == error
+
+
+def test_what_was_held_back_comes_before_an_error():
+    finish = b'data: {"choices":[{"text":"x","finish_reason":"stop"}]}\n\n'
+    last, error = events(translation(stream=True).feed(finish + b'data: {"error": {"code": 500}}\n\n'))
+    assert last["text"] == "x"
+    assert error == {"error": {"code": 500}}
+
+
 def test_a_garbled_event_is_a_value_error():
     with pytest.raises(ValueError):
         translation(stream=True).feed(b'data: {"choices":\n\n')
@@ -310,10 +337,10 @@ def test_the_answers_of_a_list_are_streamed_with_their_index():
     request = translation(text=["a", "b"], stream=True)
     out = b"".join(
         request.feed(b'data: {"id":"c","choices":[{"index":%d,"text":"%s","finish_reason":%s}]}\n\n' % event)
-        for event in [(1, b"x", b"null"), (0, b"u", b"null"), (1, b"y", b'"stop"'), (0, b"v", b'"stop"')]
+        for event in [(1, b"x", b"null"), (0, b"u", b"null"), (1, b"y", b'"stop"'), (0, b"", b'"stop"')]
     )
     found = [(event["index"], event["text"], event["meta_info"]["finish_reason"] is not None) for event in events(out)]
-    assert found == [(1, "x", False), (0, "u", False), (1, "xy", True), (0, "uv", True)]
+    assert found == [(1, "x", False), (0, "u", False), (1, "xy", True), (0, "u", True)]
 
 
 def test_the_end_of_the_stream_gives_what_was_held_back():
