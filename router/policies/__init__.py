@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from router.config import ConfigError, RouterConfig
 from router.fleet import Worker
+from router.policies.cache_aware import CacheAware
+from router.policies.consistent_hash import ConsistentHash
+from router.policies.least_requests import LeastRequests
+from router.policies.min_expected_latency import MinExpectedLatency
+from router.policies.min_observed_latency import MinObservedLatency
+from router.policies.power_of_two import PowerOfTwo
+from router.policies.round_robin import RoundRobin
+from router.policies.weighted_random import WeightedRandom
+from router.prefix import PrefixIndex
 from router.request import RouteRequest
 
 
 class Policy(Protocol):
     """Chooses a worker for a request."""
+
+    @property
+    def index(self) -> PrefixIndex | None:
+        """What the policy believes the workers hold; None for a policy that does not look at prompts."""
 
     def pick(self, request: RouteRequest, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
         """Return one of `candidates` (never empty; all of them may be used) and note what it will hold.
@@ -24,3 +38,32 @@ class Policy(Protocol):
 
     def upkeep(self, now: float) -> None:
         """Called every eviction interval; must return within 5 ms."""
+
+
+def _cache_aware(config: RouterConfig) -> Policy:
+    return CacheAware(
+        cache_threshold=config.cache_threshold,
+        balance_abs_threshold=config.balance_abs_threshold,
+        balance_rel_threshold=config.balance_rel_threshold,
+        max_tree_size=config.max_tree_size,
+    )
+
+
+POLICIES: dict[str, Callable[[RouterConfig], Policy]] = {
+    "cache_aware": _cache_aware,
+    "min_expected_latency": lambda config: MinExpectedLatency(),
+    "min_observed_latency": lambda config: MinObservedLatency(),
+    "random": lambda config: WeightedRandom(),
+    "round_robin": lambda config: RoundRobin(),
+    "power_of_two": lambda config: PowerOfTwo(),
+    "least_requests": lambda config: LeastRequests(),
+    "consistent_hash": lambda config: ConsistentHash(),
+}
+
+
+def make(config: RouterConfig) -> Policy:
+    """The policy that `config` names. Raises ConfigError when there is none of that name."""
+    constructor = POLICIES.get(config.policy)
+    if constructor is None:
+        raise ConfigError(f"--policy is {config.policy!r}: it must be one of {', '.join(POLICIES)}")
+    return constructor(config)

@@ -1,0 +1,321 @@
+"""Which worker was sent which prompt: one radix tree over prompt bytes, shared by all workers. Pure."""
+
+########################################################################
+# The rules of this file
+########################################################################
+#
+# Rule 1: this file knows bytes and holders, nothing else. A holder is a worker's id, a key is the prompt's JSON as the
+# client sent it; no requests, no loads, no choice. match() never changes anything, insert() never chooses.
+#
+# Rule 2: no Python loop over bytes. An edge is a `bytes`, compared by one memcmp; a node's children are found by their
+# edge's first byte. Where two keys part is found by a few slice compares and one XOR (see _common).
+#
+# Rule 3: everything has a bound. Bytes (edge length x holders) by `max_size`; objects by `max_entries`, for an entry
+# costs some 500 bytes of memory however short its edge is; a key by `max_key`, so that one prompt cannot turn out
+# everything else; a walk by MAX_DEPTH; the work left over from dead tenants by PURGE_SLICE.
+#
+#
+# Theory of operation
+# ===================
+#
+# The tree is shared, the tenants are not: that a tenant holds a node is an *entry*, node.holders[tenant], whose value
+# is the stamp (a count of inserts) of the tenant's last key that passed there. What holds between two calls:
+#
+# a) A live tenant that holds a node holds all of the node's ancestors, and an ancestor's stamp is never smaller. So the
+#    holders of the deepest node on a key's path are the holders of its longest match, and going up only adds holders.
+#
+# b) The order of eviction is by stamp, and within a stamp from the leaf up, so the oldest entry is always a leaf of its
+#    tenant, and dropping it keeps (a). To find it without a search, each tenant keeps its `ends`: the nodes where its
+#    keys ended, oldest first. The entries that still carry a key's stamp are a run upwards from that key's end, because
+#    a later key can only have passed through the upper part of the path. So when an end goes, its parent is the next if
+#    it has the same stamp. A split gives the upper node the lower one's stamps, which keeps the run whole. An end whose
+#    node carries a later stamp has been passed by a longer key since; it is skipped.
+#
+# c) A node without holders and without children does not exist.
+#
+# d) Each live tenant with ends has one record in the heap, with a stamp that is not larger than its oldest end's.
+#
+# A worker whose cache is gone gets a new tenant under the old name. The dead tenant's entries are seen by nobody, do
+# not count in `size`, go before any live entry when room is needed, and are purged a few per insert() and a slice per
+# upkeep(): forgetting a worker costs the same whether it held nothing or everything.
+#
+# A leaf held by one tenant alone grows in place when that tenant's next key goes on where the leaf ends, so that a
+# conversation of 100 turns is one node, not a chain of 100. Nodes are never merged back.
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from typing import Final
+
+ENTRY_BYTES: Final = 64  # max_entries = max_size / this: objects then take at most 8 times the bytes they index
+MIN_ENTRIES: Final = 1024
+MAX_KEY: Final = 1 << 20  # bytes; some 260,000 tokens are enough to tell prompts apart
+MAX_DEPTH: Final = 256  # nodes on one path; real prompts branch fewer than 20 times
+PURGE_SLICE: Final = 2000  # entries purged by one upkeep()
+PURGE_PER_INSERT: Final = 4  # more than an insert adds, but for a split of a node with many holders
+
+_CLOSERS: Final = b'"]} \t\r\n'
+
+
+def open_key(key: bytes) -> bytes:
+    """The key without its closing quotes and brackets.
+
+    `[{..."hi"}]` is no prefix of the conversation's next turn, `[{..."hi"},{...`; without the closers it is.
+    """
+    return key.rstrip(_CLOSERS)
+
+
+class _Tenant:
+    """One life of one worker's cache."""
+
+    __slots__ = ("alive", "ends", "holder", "size")
+
+    def __init__(self, holder: str):
+        self.holder = holder
+        self.alive = True
+        self.size = 0  # bytes
+        self.ends: OrderedDict[_Node, int] = OrderedDict()  # where a key ended: its stamp, oldest first
+
+
+class _Node:
+    __slots__ = ("children", "edge", "holders", "parent")
+
+    def __init__(self, parent: _Node | None, edge: bytes, holders: dict[_Tenant, int]):
+        self.parent = parent  # None: the root, whose edge is empty and which nobody holds
+        self.edge = edge
+        self.holders = holders
+        self.children: dict[int, _Node] = {}
+
+
+class PrefixIndex:
+    """Prefixes by holder, bounded to `max_size` bytes of edges times holders, dropped least recently used first.
+
+    TIMES
+    """
+
+    def __init__(self, max_size: int):
+        self.max_size = max_size
+        self.max_key = min(max_size, MAX_KEY)
+        self.max_entries = max(MIN_ENTRIES, max_size // ENTRY_BYTES)
+        self.evictions = 0  # live entries dropped for want of room, ever
+        self._root = _Node(None, b"", {})
+        self._tenants: dict[str, _Tenant] = {}
+        self._heap: list[tuple[int, _Tenant]] = []
+        self._dead: list[_Tenant] = []
+        self._stamp = 0  # of the last insert
+        self._bytes = 0  # dead ones included
+        self._dead_bytes = 0
+        self._entries = 0  # dead ones included
+
+    @property
+    def size(self) -> int:
+        """Bytes held by all holders together."""
+        return self._bytes - self._dead_bytes
+
+    def share(self, holder: str) -> int:
+        """Bytes held by one holder."""
+        tenant = self._tenants.get(holder)
+        return tenant.size if tenant is not None else 0
+
+    # -- reading
+
+    def match(self, key: bytes) -> tuple[int, set[str]]:
+        """The length of the longest prefix of `key` that anyone holds, and all who hold it; (0, empty) for none."""
+        node, start, end = self._descend(key)
+        while node.parent is not None:
+            live = {tenant.holder for tenant in node.holders if tenant.alive}
+            if live:
+                return end, live
+            node, end = node.parent, start
+            start -= len(node.edge)
+        return 0, set()
+
+    def matches(self, key: bytes) -> dict[str, int]:
+        """The length of the longest prefix of `key` for each holder that has some of it."""
+        found: dict[str, int] = {}
+        node, start, end = self._descend(key)
+        while node.parent is not None:
+            if len(node.holders) > len(found):  # going up only adds holders: else there is nobody new
+                for tenant in node.holders:
+                    if tenant.alive and tenant.holder not in found:
+                        found[tenant.holder] = end
+            node, end = node.parent, start
+            start -= len(node.edge)
+        return found
+
+    def _descend(self, key: bytes) -> tuple[_Node, int, int]:
+        """The deepest node whose edge shares a byte with `key`, where it starts in the key, where the match ends."""
+        node, start, end, length = self._root, 0, 0, len(key)
+        while end < length:
+            child = node.children.get(key[end])
+            if child is None:
+                break
+            node, start, edge = child, end, child.edge
+            if not key.startswith(edge, end):
+                return node, start, end + _common(key, end, edge)
+            end += len(edge)
+        return node, start, end
+
+    # -- writing
+
+    def insert(self, key: bytes, holder: str) -> int:
+        """Note that `holder` now holds `key`; returns how many bytes of it it held before.
+
+        A key longer than `max_key` is cut. Older entries make room: the bounds hold when this returns.
+        """
+        key = key[: self.max_key]
+        if not key:
+            return 0
+        tenant = self._tenants.get(holder)
+        if tenant is None:
+            tenant = self._tenants[holder] = _Tenant(holder)
+        self._stamp += 1
+        node, held = self._hold(key, tenant, self._stamp)
+        ends = tenant.ends
+        if not ends:
+            heapq.heappush(self._heap, (self._stamp, tenant))
+        ends[node] = self._stamp
+        ends.move_to_end(node)
+        if self._dead:
+            self._purge(PURGE_PER_INSERT)
+        while self._bytes > self.max_size or self._entries > self.max_entries:
+            self._make_room()
+        return held
+
+    def _hold(self, key: bytes, tenant: _Tenant, stamp: int) -> tuple[_Node, int]:
+        """Stamp every node on the key's path for `tenant`, and make what is missing; returns the end, and what it held.
+
+        Nodes beyond MAX_DEPTH are left out, as if the key ended there.
+        """
+        node, end, held, added, length = self._root, 0, 0, 0, len(key)
+        for _ in range(MAX_DEPTH):
+            child = node.children.get(key[end])
+            if child is None:
+                added += length - end
+                node = self._append(node, key[end:], tenant, stamp)
+                break
+            edge = child.edge
+            if not key.startswith(edge, end):
+                child = self._split(child, _common(key, end, edge))
+                edge = child.edge
+            node = child
+            end += len(edge)
+            if tenant in node.holders:
+                held = end
+            else:
+                added += len(edge)
+                self._entries += 1
+            node.holders[tenant] = stamp
+            if end == length:
+                break
+        tenant.size += added
+        self._bytes += added
+        return node, held
+
+    def _append(self, node: _Node, rest: bytes, tenant: _Tenant, stamp: int) -> _Node:
+        """Put the rest of a key under `node`, or into it where that makes no difference to anyone else."""
+        if not node.children and len(node.holders) == 1 and tenant in node.holders:
+            node.edge += rest
+            return node
+        leaf = node.children[rest[0]] = _Node(node, rest, {tenant: stamp})
+        self._entries += 1
+        return leaf
+
+    def _split(self, node: _Node, at: int) -> _Node:
+        """Cut the node's edge: a new node above it takes the first `at` bytes, with the same holders and stamps."""
+        edge, parent = node.edge, node.parent
+        assert parent is not None  # the root has no edge to cut
+        upper = parent.children[edge[0]] = _Node(parent, edge[:at], node.holders.copy())
+        upper.children[edge[at]] = node
+        node.parent, node.edge = upper, edge[at:]
+        self._entries += len(node.holders)
+        return upper
+
+    # -- dropping
+
+    def forget(self, holder: str) -> None:
+        """`holder` holds nothing any more. Takes the same time whatever it held."""
+        tenant = self._tenants.pop(holder, None)
+        if tenant is not None and tenant.ends:
+            tenant.alive = False
+            self._dead.append(tenant)
+            self._dead_bytes += tenant.size
+
+    def clear(self) -> None:
+        """Nobody holds anything any more."""
+        for holder in tuple(self._tenants):
+            self.forget(holder)
+
+    def upkeep(self) -> None:
+        """Purge a slice of what dead tenants left behind."""
+        self._purge(PURGE_SLICE)
+
+    def _purge(self, limit: int) -> None:
+        for _ in range(limit):
+            if not self._dead:
+                return
+            tenant = self._dead[-1]
+            self._dead_bytes -= self._drop_oldest(tenant)
+            if not tenant.ends:
+                self._dead.pop()
+
+    def _make_room(self) -> None:
+        """Drop the oldest entry: a dead tenant's if there is one, else the oldest of all."""
+        if self._dead:
+            self._purge(1)
+            return
+        tenant = self._stalest()
+        if self._drop_oldest(tenant):
+            self.evictions += 1
+        if not tenant.ends:
+            heapq.heappop(self._heap)
+
+    def _stalest(self) -> _Tenant:
+        """The live tenant with the oldest end; it is then at the top of the heap."""
+        heap = self._heap
+        while True:
+            stamp, tenant = heap[0]
+            if not tenant.alive:
+                heapq.heappop(heap)
+                continue
+            oldest = next(iter(tenant.ends.values()))
+            if oldest == stamp:
+                return tenant
+            heapq.heapreplace(heap, (oldest, tenant))
+
+    def _drop_oldest(self, tenant: _Tenant) -> int:
+        """Take the tenant's oldest end away; returns how many bytes that freed: 0 for one that was passed since."""
+        node, stamp = tenant.ends.popitem(last=False)
+        if node.holders[tenant] != stamp:
+            return 0
+        del node.holders[tenant]
+        freed = len(node.edge)
+        tenant.size -= freed
+        self._bytes -= freed
+        self._entries -= 1
+        parent = node.parent
+        if parent is not None and parent.holders.get(tenant) == stamp:
+            tenant.ends[parent] = stamp
+            tenant.ends.move_to_end(parent, last=False)
+        while not node.holders and not node.children and node.parent is not None:
+            del node.parent.children[node.edge[0]]
+            node = node.parent
+        return freed
+
+
+def _common(key: bytes, at: int, edge: bytes) -> int:
+    """How many bytes of `edge` stand in `key` from `at` on.
+
+    Halving by memcmp down to 256 bytes, then the highest bit set in an XOR. At 8 KB, halving to the end takes twice and
+    an XOR over everything six times as long.
+    """
+    low, high = 0, min(len(edge), len(key) - at)
+    while high - low > 256:
+        middle = (low + high) // 2
+        if key.startswith(edge[low:middle], at + low):
+            low = middle
+        else:
+            high = middle
+    differ = int.from_bytes(key[at + low : at + high], "big") ^ int.from_bytes(edge[low:high], "big")
+    return high - (differ.bit_length() + 7) // 8
