@@ -191,7 +191,7 @@ def _of_workers(workers: list[Worker]) -> Iterator[Metric]:
 
 def _of_cache(parts: Parts) -> Iterator[Metric]:
     metrics = parts.metrics
-    index = getattr(parts.policy, "index", None)  # policies that predict no cache hits have none
+    index = parts.policy.index  # None: the policy predicts no cache hits
     size, evictions = (index.size, index.evictions) if index is not None else (0, 0)
     yield CounterMetricFamily(_PREFIX + "cache_hits", "Requests with a predicted prefix hit", metrics.hits)
     yield CounterMetricFamily(_PREFIX + "cache_misses", "Requests without one", metrics.misses)
