@@ -23,4 +23,6 @@ def build(parts: Parts) -> web.Application:
 async def _close(request: web.Request, response: web.StreamResponse) -> None:
     # A connection that was handed to aiohttp stays with it until it ends. One request each: when the client connects
     # again, the router's own protocol reads its next request, which may be inference.
+    # By now aiohttp has settled the headers, so its force_close() alone would close without a word.
     response.force_close()
+    response.headers["Connection"] = "close"

@@ -289,7 +289,7 @@ async def test_inference_needs_the_key_if_there_is_one(world):
         answer = await w.post(**headers)
         assert (answer.status, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     assert w.tried() == [0]
-    assert (await w.post(**{"Authorization": "Bearer s3cret"})).status == 200
+    assert (await w.post(Authorization="Bearer s3cret")).status == 200
 
 
 async def test_a_refused_request_that_is_here_in_full_does_not_cost_the_connection(world):
