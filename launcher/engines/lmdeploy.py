@@ -1,0 +1,45 @@
+"""LMDeploy's dialect: https://lmdeploy.readthedocs.io, `serve api_server` and its metrics. Pure, but for check()."""
+
+from __future__ import annotations
+
+import sys
+
+from launcher.config import LaunchConfig
+from launcher.engines import Command, Load, installed, prometheus_text
+from launcher.plan import WorkerSpec
+
+
+class LMDeploy:
+    """`lmdeploy serve api_server`, run as a module so that any interpreter can be given."""
+
+    name = "lmdeploy"
+    module = "lmdeploy"
+    ready_path = "/health"
+    native_generate = True
+    uuid_devices = False  # nothing says that both of its backends take them
+
+    def check(self, config: LaunchConfig) -> None:
+        installed.require_module(self.module, self.name, "pip install lmdeploy", config.engine_python)
+        installed.require_model(config.model_path)
+
+    def command(self, spec: WorkerSpec, config: LaunchConfig) -> Command:
+        return Command(
+            (
+                *(config.engine_python or sys.executable, "-m", "lmdeploy", "serve", "api_server"),
+                config.model_path,
+                *("--server-name", spec.host, "--server-port", str(spec.port)),
+                *("--tp", str(config.tp_size)),
+                "--enable-prefix-caching",  # off by default: a repeated prompt would be computed anew
+                *config.engine_args,
+            )
+        )
+
+    def load(self, metrics: str) -> Load:
+        samples = prometheus_text.read(metrics)
+        waiting = ("lmdeploy:num_requests_waiting", "lmdeploy:num_api_requests_waiting")
+        return Load(
+            running=prometheus_text.total(samples, "lmdeploy:num_requests_running"),
+            waiting=prometheus_text.total(samples, *waiting),
+            kv_usage=prometheus_text.mean(samples, "lmdeploy:gpu_cache_usage_perc"),
+            prefix_hit_rate=prometheus_text.mean(samples, "lmdeploy:prefix_cache_hit_rate"),
+        )

@@ -1,0 +1,45 @@
+"""SGLang's dialect: https://docs.sglang.io, server arguments and production metrics. Pure, but for check()."""
+
+from __future__ import annotations
+
+import sys
+
+from launcher.config import LaunchConfig
+from launcher.engines import Command, Load, installed, prometheus_text
+from launcher.plan import WorkerSpec
+
+
+class SGLang:
+    """`python -m sglang.launch_server`."""
+
+    name = "sglang"
+    module = "sglang"
+    ready_path = "/health"  # generates one token: it tells a hung scheduler from a busy one
+    native_generate = True
+    uuid_devices = False  # its custom all-reduce reads the entries as integers (SGLang pull request 25996)
+
+    def check(self, config: LaunchConfig) -> None:
+        installed.require_module(self.module, self.name, "pip install sglang", config.engine_python)
+        installed.require_model(config.model_path)
+
+    def command(self, spec: WorkerSpec, config: LaunchConfig) -> Command:
+        return Command(
+            (
+                *(config.engine_python or sys.executable, "-m", "sglang.launch_server"),
+                *("--model-path", config.model_path),
+                *("--host", spec.host, "--port", str(spec.port)),
+                *("--tp-size", str(config.tp_size)),
+                "--enable-metrics",
+                "--enable-cache-report",  # without it usage has no cached_tokens
+                *config.engine_args,
+            )
+        )
+
+    def load(self, metrics: str) -> Load:
+        samples = prometheus_text.read(metrics)
+        return Load(
+            running=prometheus_text.total(samples, "sglang:num_running_reqs"),
+            waiting=prometheus_text.total(samples, "sglang:num_queue_reqs"),
+            kv_usage=prometheus_text.mean(samples, "sglang:token_usage"),
+            prefix_hit_rate=prometheus_text.mean(samples, "sglang:cache_hit_rate"),
+        )
