@@ -57,6 +57,7 @@ class Handle:
 
     async def restart(self) -> None:
         self._note("restart")
+        await asyncio.sleep(0)
         if self.fails:
             raise RuntimeError("it exited with code 1")
 

@@ -1,0 +1,116 @@
+"""The pages, their files, and the API's description."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from aiohttp import web
+
+from router.api import models, nodes, openapi, pages, status, workers
+from router.request import INFERENCE_PATHS
+from tests.router.api.conftest import message
+
+
+@pytest.mark.parametrize(("path", "title"), [("/", "<title>llm-launch</title>"), ("/docs", "llm-launch API")])
+async def test_a_page_may_load_from_this_router_only(control, path, title):
+    plane = await control()
+    async with plane.client.get(path) as response:
+        assert (response.status, response.content_type) == (200, "text/html")
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'self'" in policy
+        assert "http" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert title in await response.text()
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_every_file_a_page_names_is_served(control, path):
+    plane = await control()
+    _, page = await plane.get(path)
+    links = [link for link in re.findall(r'(?:src|href)="([^"]+)"', page) if not link.startswith("data:")]
+    assert len(links) >= 3
+    for link in links:
+        assert link.startswith("/")
+        assert (await plane.get(link))[0] == 200
+
+
+async def test_only_the_packages_own_files_are_served(control):
+    plane = await control()
+    for path in ("/static/", "/static/nothing", "/static/%2e%2e/app.py", "/static/..%2fapp.py"):
+        assert (await plane.get(path))[0] in (403, 404)
+
+
+async def test_each_connection_serves_one_request(control):
+    plane = await control()
+    for path in ("/health", "/workers", "/docs", "/nothing", "/static/docs.js"):
+        async with plane.client.get(path) as response:
+            assert response.headers["Connection"] == "close"
+
+
+async def test_an_unknown_path_is_not_found_in_openais_shape(control):
+    plane = await control()
+    status, body = await plane.post("/update_weights")
+    assert status == 404
+    assert message(body) == "no such path: /update_weights; GET /docs lists what there is"
+    assert body["error"]["code"] == "not_found"
+
+
+async def test_the_wrong_method_is_told_the_right_one(control):
+    plane = await control()
+    async with plane.client.get("/add_worker") as response:
+        assert (response.status, response.headers["Allow"]) == (405, "POST")
+        assert message(await response.json()) == "GET is not allowed on /add_worker"
+
+
+async def test_a_huge_control_request_is_refused(control):
+    plane = await control()
+    status, body = await plane.post("/workers", data=io.BytesIO(b" " * (1024 * 1024 + 1)))
+    assert (status, body["error"]["code"]) == (413, "payload_too_large")
+
+
+# -- the description
+
+
+def test_every_route_is_described_and_every_description_has_a_route():
+    routes = {
+        (route.method.lower(), route.path.replace(":.+", ""))
+        for module in (workers, nodes, status, models, pages)
+        for route in module.ROUTES
+        if isinstance(route, web.RouteDef)
+    }
+    routes |= {("post", path) for path in INFERENCE_PATHS}
+    described = {(method, path) for path, item in openapi.document()["paths"].items() for method in item}
+    assert described == routes
+
+
+async def test_the_description_is_served(control):
+    plane = await control()
+    assert await plane.get("/openapi.json") == (200, openapi.document())
+
+
+def test_every_reference_in_the_description_leads_somewhere():
+    document = openapi.document()
+    names = set(re.findall(r"'\$ref': '#/components/schemas/(\w+)'", str(document)))
+    assert names == set(document["components"]["schemas"])
+
+
+def test_every_parameter_in_a_path_is_described():
+    for path, item in openapi.document()["paths"].items():
+        for operation in item.values():
+            named = {p["name"] for p in operation.get("parameters", ()) if p["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)}", path)), path
+
+
+def test_operation_names_are_unique():
+    names = [op["operationId"] for item in openapi.document()["paths"].values() for op in item.values()]
+    assert len(names) == len(set(names))
+
+
+def test_guarded_paths_say_that_they_take_a_key():
+    paths = openapi.document()["paths"]
+    assert "security" in paths["/workers"]["get"]
+    assert "security" in paths["/v1/models"]["get"]
+    assert "security" in paths["/v1/completions"]["post"]
+    assert "security" not in paths["/health"]["get"]
