@@ -331,6 +331,19 @@ async def test_a_stopped_worker_refuses_and_its_port_can_be_taken_again() -> Non
     await again.stop()
 
 
+@pytest.mark.parametrize("behaviour", [Hang(), Stream([b"x" * 20_000_000])])
+async def test_stopping_cuts_an_unfinished_answer_and_blames_nobody(behaviour: Hang | Stream) -> None:
+    worker = await FaultWorker.start()
+    worker.script(behaviour)
+    client = await Client.to(worker)
+    client.post()
+    await worker.until(lambda: len(worker.requests) == 1)
+    await worker.stop()
+    with pytest.raises(ConnectionResetError):
+        await client.until_closed()
+    assert (worker.open_connections, worker.aborts) == (0, 0)
+
+
 async def test_the_command_prints_its_port_and_ends_on_sigterm() -> None:
     command = (sys.executable, "-m", "tests.e2e.fault_worker", "--port", "0")
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
