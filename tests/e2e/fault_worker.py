@@ -414,6 +414,8 @@ class FaultWorker:
     connections  accepted so far           aborts  those the peer ended before the answer was complete
     """
 
+    port: int
+
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.probes: list[str] = []
@@ -436,6 +438,7 @@ class FaultWorker:
         worker = cls()
         loop = asyncio.get_running_loop()
         worker._server = await loop.create_server(lambda: Connection(worker), "127.0.0.1", port)
+        worker.port = worker._server.sockets[0].getsockname()[1]
         return worker
 
     async def stop(self) -> None:
@@ -447,10 +450,6 @@ class FaultWorker:
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
-
-    @property
-    def port(self) -> int:
-        return cast(int, self._server.sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:

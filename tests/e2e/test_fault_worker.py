@@ -319,15 +319,14 @@ async def test_a_reused_connection_can_be_reset_as_the_next_request_arrives(
 
 async def test_a_stopped_worker_refuses_and_its_port_can_be_taken_again() -> None:
     worker = await FaultWorker.start()
-    port = worker.port
     client = await Client.to(worker)
     await worker.until(lambda: worker.connections == 1)
     await worker.stop()
     with pytest.raises(ConnectionResetError):
         await client.until_closed()
     with pytest.raises(ConnectionRefusedError):
-        await asyncio.open_connection("127.0.0.1", port)
-    again = await FaultWorker.start(port)
+        await asyncio.open_connection("127.0.0.1", worker.port)
+    again = await FaultWorker.start(worker.port)
     await again.stop()
 
 
