@@ -13,12 +13,16 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from launcher.engines.llama_cpp import INSTALL, locate
 from launcher.errors import LaunchError
+
+# Seconds. llama.cpp logs on a thread of its own that cannot be waited for; a line of ours would land within its last.
+LOG_DELAY = 0.25
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,6 +66,7 @@ def _serve(options: argparse.Namespace, model: Path) -> Any:
         return xllamacpp.Server(_params(xllamacpp, options, model))
     except RuntimeError as error:
         _require_port(options.host, options.port)
+        time.sleep(LOG_DELAY)
         raise RuntimeError(f"cannot load {model}: what is wrong is said above") from error
 
 

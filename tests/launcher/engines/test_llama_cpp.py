@@ -138,7 +138,7 @@ def free_port() -> int:
 @pytest.fixture
 def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
     port = free_port()
-    process = run("--port", str(port), "--alias", "demo", "--ctx-size", "2048")
+    process = run("--port", str(port), "--alias", "little", "--ctx-size", "2048")
     yield process, f"http://127.0.0.1:{port}"
     process.kill()
     process.communicate()
@@ -163,7 +163,7 @@ async def test_the_demo_answers_remembers_prefixes_tells_its_load_and_ends_at_si
     async with aiohttp.ClientSession() as session:
         await becomes_ready(session, url, process)
         models = await (await session.get(f"{url}/v1/models")).json()
-        assert [model["id"] for model in models["data"]] == ["demo"]
+        assert [model["id"] for model in models["data"]] == ["little"]
 
         prompt = "The stars above the harbour were counted one by one. " * 8
         cached = []
@@ -182,6 +182,8 @@ async def test_the_demo_answers_remembers_prefixes_tells_its_load_and_ends_at_si
         assert load.running == load.waiting == 0
         assert 0 < (load.prefix_hit_rate or 0) < 1
         assert (await session.get(f"{url}/slots")).status == 501
+        from_a_page = await session.get(f"{url}/v1/models", headers={"Origin": "http://elsewhere.example"})
+        assert not from_a_page.headers.get("Access-Control-Allow-Origin")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == -signal.SIGTERM
 
