@@ -1,0 +1,36 @@
+"""The dialect of `sim`: the inference server without a model that comes with this package. Pure."""
+
+from __future__ import annotations
+
+import sys
+
+from launcher.config import LaunchConfig
+from launcher.engines import Command, Load, prometheus_text
+from launcher.plan import WorkerSpec
+
+
+class Sim:
+    """Speaks SGLang's protocol and metrics; what follows `--` on the command line are its own options."""
+
+    name = "sim"
+    ready_path = "/health"
+    native_generate = True
+    uuid_devices = True
+
+    def check(self, config: LaunchConfig) -> None:
+        """It is always there, and any model name will do."""
+
+    def command(self, spec: WorkerSpec, config: LaunchConfig) -> Command:
+        python = config.engine_python or sys.executable
+        listen = ("--host", spec.host, "--port", str(spec.port))
+        model = ("--model", config.model_path)
+        return Command((python, "-m", "launcher.engines.sim_server", *listen, *model, *config.engine_args))
+
+    def load(self, metrics: str) -> Load:
+        samples = prometheus_text.read(metrics)
+        return Load(
+            running=prometheus_text.total(samples, "sglang:num_running_reqs"),
+            waiting=prometheus_text.total(samples, "sglang:num_queue_reqs"),
+            kv_usage=prometheus_text.mean(samples, "sglang:token_usage"),
+            prefix_hit_rate=prometheus_text.mean(samples, "sglang:cache_hit_rate"),
+        )
