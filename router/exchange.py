@@ -198,7 +198,6 @@ class Exchange:
     def _try(self, worker: Worker, fresh: bool = False) -> None:
         plane = self._plane
         self._worker = worker
-        self._lease = plane.fleet.lease(worker, self._request.uncached_tokens, plane.clock())
         if worker.native_generate is False and self._request.path == "/generate":
             try:
                 self._translation = Translation(self._body, worker.models[0] if worker.models else None)
@@ -207,6 +206,7 @@ class Exchange:
                 return
         else:
             self._translation = None
+        self._lease = plane.fleet.lease(worker, self._request.uncached_tokens, plane.clock())
         connection = None if fresh else plane.pool.take(worker)
         if connection is None:
             self._task = plane.loop.create_task(self._connect(worker))
@@ -229,7 +229,8 @@ class Exchange:
         target, body, lines = self.target, self._body, self._lines
         if translation is not None:
             target, body = translation.path.encode(), translation.body
-            lines = b"".join(without(lines.splitlines(keepends=True), [b"accept-encoding"]))
+            kept = without(lines.splitlines(keepends=True), [b"accept-encoding", b"content-type"])
+            lines = b"".join(kept) + b"content-type: application/json\r\n"
         host = authority(connection.worker.url)
         request = b"POST %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (target, host, lines, len(body))
         connection.send(self, request, body)

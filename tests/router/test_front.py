@@ -453,7 +453,7 @@ async def test_generate_is_translated_for_an_engine_that_has_none(world):
     assert answer.complete
     assert answer.json()["text"] == " Paris"
     sent = w.workers[0].requests[0]
-    assert sent.path == "/v1/completions"
+    assert (sent.path, sent.headers["content-type"]) == ("/v1/completions", "application/json")
     assert json.loads(sent.body)["max_tokens"] == 8
 
 
