@@ -1,0 +1,349 @@
+"""Keeps every worker running within its limits and tells the fleet how each is: one task per worker.
+
+What to do is decided in launcher/lifecycle.py; here it is done. Everything that happens to a worker, an exit, a probe,
+a person's wish, is put into its mailbox, and only its own task reads that: lifecycle, pid, restarts, last_error and,
+while it is not ready, the url of a worker are written there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from launcher import lifecycle, logs
+from launcher.config import LaunchConfig
+from launcher.engines import Command, Engine
+from launcher.errors import LaunchError, StartFailed
+from launcher.lifecycle import BackoffOver, Exited, Life, Probed, RestartAsked, StopAsked
+from launcher.plan import WorkerSpec
+from router.config import RouterConfig
+from router.fleet import Fleet, State, Worker
+
+logger = logging.getLogger(__name__)
+
+STARTING_PROBE_INTERVAL = 0.2  # seconds; a refused connection costs an engine that is still loading nothing
+
+# What engines and their HTTP servers say, in lower case, when somebody else holds the port.
+PORT_TAKEN = ("address already in use", "address in use", "errno 98", "eaddrinuse", "couldn't bind", "port is in use")
+
+
+class Running(Protocol):
+    """What the supervisor needs of launcher.process.Process."""
+
+    pid: int
+    members: set[int]
+
+    async def wait(self) -> int: ...
+
+    async def stop(self, timeout: float) -> None: ...
+
+
+@dataclass
+class Tools:
+    """The supervisor's hands and clock; tests bring their own."""
+
+    spawn: Callable[[Command, WorkerSpec, Path], Awaitable[Running]]
+    probe: Callable[[Worker], Awaitable[str | None]]  # None: healthy; else why not
+    learn: Callable[[Worker], Awaitable[object]]  # asks a worker that just answered what it serves
+    port_free: Callable[[int], bool]
+    next_port: Callable[[int], int]  # a free one above this one
+    memory_freed: Callable[[set[int]], Awaitable[None]]  # until these dead processes hold no device memory any more
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    rng: random.Random = field(default_factory=random.Random)
+
+
+def rules(config: LaunchConfig) -> lifecycle.Rules:
+    router: RouterConfig = config.router
+    return lifecycle.Rules(
+        max_restarts=config.max_restarts,
+        restart_window=config.restart_window,
+        startup_timeout=config.worker_startup_timeout,
+        failure_threshold=router.health_failure_threshold,
+        success_threshold=router.health_success_threshold,
+        interval=router.health_check_interval,
+    )
+
+
+class Supervisor:
+    """All workers of one launch."""
+
+    def __init__(
+        self,
+        config: LaunchConfig,
+        engine: Engine,
+        specs: Sequence[WorkerSpec],
+        fleet: Fleet,
+        folder: Path,
+        tools: Tools,
+    ):
+        self.config = config
+        self.engine = engine
+        self.fleet = fleet
+        self.folder = folder
+        self.tools = tools
+        self.rules = rules(config)
+        self.stop_timeout = config.stop_timeout
+        self.slots = [Slot(self, spec) for spec in specs]
+        self._hopeless = asyncio.Event()
+
+    def start(self) -> None:
+        """Lay all workers into the fleet and begin to start them."""
+        for slot in self.slots:
+            slot.start()
+
+    async def stop(self) -> None:
+        """Stop every engine for good; returns once all of their processes are gone."""
+        await asyncio.gather(*(slot.stop() for slot in self.slots))
+
+    async def hurry(self) -> None:
+        """Let engines that are being stopped, or will be, have no more time for it."""
+        self.stop_timeout = 0.0
+        await asyncio.gather(*(slot.kill_now() for slot in self.slots))
+
+    async def hopeless(self) -> StartFailed:
+        """Wait until it is certain that no worker ever becomes ready; returns the error that says so."""
+        await self._hopeless.wait()
+        slot = next(slot for slot in self.slots if slot.life.state is State.FAILED)
+        end = "\n".join(f"    {line}" for line in logs.tail(slot.log))
+        return StartFailed(
+            f"no worker ever became ready; {slot.worker.id} {slot.life.reason}. "
+            f"The end of its log, {slot.log}:\n{end or '    (nothing)'}"
+        )
+
+    def judge(self) -> None:
+        """Called by a slot whose state has changed."""
+        states = {slot.life.state for slot in self.slots}
+        if State.FAILED in states <= {State.FAILED, State.STOPPED} and not any(s.life.ever_ready for s in self.slots):
+            self._hopeless.set()
+
+
+class Slot:
+    """One worker: its place in the plan, its present process, its mailbox. Is the worker's router.fleet.Handle."""
+
+    def __init__(self, supervisor: Supervisor, spec: WorkerSpec):
+        self.spec = spec
+        self.log: Path | None = None
+        self.life, self._first_actions = lifecycle.begin(supervisor.tools.clock())
+        self._supervisor = supervisor
+        self._tools = supervisor.tools
+        self._fleet = supervisor.fleet
+        engine = supervisor.engine
+        self.worker = Worker(
+            supervisor.fleet.next_id(),
+            spec.url,
+            devices=spec.devices,
+            native_generate=engine.native_generate,
+            ready_path=engine.ready_path,
+            handle=self,
+        )
+        # Mail about a process carries a number that each kill changes, so that what was said of a dead process is not
+        # taken for news of its successor; mail from people carries None.
+        self._mailbox: asyncio.Queue[tuple[int | None, lifecycle.Event]] = asyncio.Queue()
+        self._number = 0
+        self._process: Running | None = None
+        self._watchers: list[asyncio.Task[None]] = []
+        self._awaited: list[asyncio.Future[None]] = []  # restarts that somebody waits for
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._freeing: asyncio.Future[None] | None = None  # the wait for a dead engine's device memory
+
+    def start(self) -> None:
+        self._fleet.add(self.worker)
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    # -- router.fleet.Handle
+
+    async def restart(self) -> None:
+        """Stop the engine and start it again; returns once it is ready. Raises RuntimeError if it did not become so."""
+        if self._task is None or self._task.done():
+            raise RuntimeError(f"{self.worker.id} is stopped")
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaited.append(ready)
+        self._mailbox.put_nowait((None, RestartAsked()))
+        await ready
+
+    async def stop(self) -> None:
+        """Stop the engine for good; returns once all of its processes are gone."""
+        self._stopping = True
+        if self._freeing is not None:
+            self._freeing.cancel()
+        self._mailbox.put_nowait((None, StopAsked()))
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def kill_now(self) -> None:
+        if self._process is not None:
+            await self._process.stop(0.0)
+
+    # -- the task
+
+    async def _run(self) -> None:
+        try:
+            await self._enter(self.life, self._first_actions)
+            while self.life.state is not State.STOPPED:
+                number, event = await self._mailbox.get()
+                if number in (None, self._number):
+                    now, rng = self._tools.clock(), self._tools.rng
+                    await self._enter(*lifecycle.step(self.life, event, now, rng, self._supervisor.rules))
+        except Exception as error:
+            known = isinstance(error, LaunchError)
+            logger.error("%s is given up: %s", self.worker.id, error, exc_info=None if known else error)
+            await self._enter(replace(self.life, state=State.FAILED, reason=str(error)), ())
+        finally:
+            await self._kill()
+            self._answer(RuntimeError(f"{self.worker.id} is stopped"))
+
+    async def _enter(self, life: Life, actions: Sequence[lifecycle.Action]) -> None:
+        before, self.life = self.life, life
+        self._announce(before, actions)
+        for action in actions:
+            await self._do(action)
+
+    async def _do(self, action: lifecycle.Action) -> None:
+        match action:
+            case lifecycle.Kill():
+                await self._kill()
+            case lifecycle.Move():
+                self._move()
+            case lifecycle.Spawn():
+                await self._spawn()
+            case lifecycle.Wait(delay):
+                self._watch(self._wait(delay))
+
+    def _announce(self, before: Life, actions: Sequence[lifecycle.Action]) -> None:
+        """Tell the fleet, the log and whoever waits for a restart."""
+        life, worker = self.life, self.worker
+        worker.restarts = life.restarts
+        if life.state in _TROUBLE:
+            worker.last_error = life.reason
+        if life is not before:
+            _report(self, before, actions)
+        if worker.lifecycle is not life.state:
+            self._fleet.set_lifecycle(worker, life.state, life.reason)
+        if life.state is State.READY:
+            self._answer(None)
+        elif life.state in (State.BACKOFF, State.FAILED, State.STOPPED):
+            self._answer(RuntimeError(life.reason))
+        self._supervisor.judge()
+
+    def _answer(self, error: RuntimeError | None) -> None:
+        for ready in self._awaited:
+            if not ready.done():
+                ready.set_exception(error) if error else ready.set_result(None)
+        self._awaited.clear()
+
+    # -- actions
+
+    async def _spawn(self) -> None:
+        if not self._tools.port_free(self.spec.port):
+            self._move()
+        self.log = logs.next_file(self._supervisor.folder, self.worker.id)
+        command = self._supervisor.engine.command(self.spec, self._supervisor.config)
+        logger.info("%s starting%s, port %d, log %s", self.worker.id, _where(self.spec), self.spec.port, self.log)
+        try:
+            self._process = await self._tools.spawn(command, self.spec, self.log)
+        except OSError as error:
+            logger.error("%s: no process could be made: %s", self.worker.id, error)
+            self._post(self._number, Exited(os.EX_OSERR))
+            return
+        self.worker.pid = self._process.pid
+        self._watch(self._await_exit(self._process, self._number))
+        self._watch(self._probe(self._number))
+
+    async def _kill(self) -> None:
+        self._number += 1
+        for task in self._watchers:
+            task.cancel()
+        self._watchers.clear()
+        if self._process is None:
+            return
+        process = self._process
+        await process.stop(self._supervisor.stop_timeout)
+        self._process = None
+        self.worker.pid = None
+        self._fleet.forget(self.worker)
+        if self.spec.devices and not self._stopping:
+            self._freeing = asyncio.ensure_future(self._tools.memory_freed(process.members))
+            await asyncio.wait([self._freeing])
+
+    def _move(self) -> None:
+        old = self.spec.port
+        self.spec = replace(self.spec, port=self._tools.next_port(old))
+        self.worker.url = self.spec.url
+        logger.warning("%s: port %d is taken: trying %d", self.worker.id, old, self.spec.port)
+
+    # -- what happens to the worker
+
+    def _watch(self, watcher: Coroutine[Any, Any, None]) -> None:
+        self._watchers.append(asyncio.get_running_loop().create_task(watcher))
+
+    def _post(self, number: int, event: lifecycle.Event) -> None:
+        self._mailbox.put_nowait((number, event))
+
+    async def _wait(self, delay: float) -> None:
+        await self._tools.sleep(delay)
+        self._post(self._number, BackoffOver())
+
+    async def _await_exit(self, process: Running, number: int) -> None:
+        code = await process.wait()
+        said = "\n".join(logs.tail(self.log, 40)).lower()
+        self._post(number, Exited(code, any(phrase in said for phrase in PORT_TAKEN)))
+
+    async def _probe(self, number: int) -> None:
+        """Often until it answers, then learn what it serves, then at the user's interval; one probe at a time."""
+        while (reason := await self._ask()) is not None:
+            self._post(number, Probed(reason))
+            await self._tools.sleep(STARTING_PROBE_INTERVAL)
+        try:
+            await self._tools.learn(self.worker)
+        except Exception as error:  # it answers its ready path: what it serves is only not known
+            logger.warning("%s: %s", self.worker.id, error)
+        while True:
+            self._post(number, Probed(reason, self.worker.heard, self.worker.inflight > 0))
+            await self._tools.sleep(self._supervisor.rules.interval)
+            reason = await self._ask()
+
+    async def _ask(self) -> str | None:
+        try:
+            return await self._tools.probe(self.worker)
+        except Exception as error:  # whatever breaks a probe, the worker has not answered it
+            return f"{type(error).__name__}: {error}"
+
+
+_TROUBLE = (State.UNHEALTHY, State.BACKOFF, State.FAILED)
+
+
+def _report(slot: Slot, before: Life, actions: Sequence[lifecycle.Action]) -> None:
+    """One line about a change, and the end of the engine's log when it died before it was ready."""
+    life, worker = slot.life, slot.worker
+    if life.state is State.READY and before.state is not State.READY:
+        logger.info("%s ready after %.1f s", worker.id, life.since - before.since)
+    elif life.state is State.UNHEALTHY and before.state is not State.UNHEALTHY:
+        logger.warning("%s unhealthy: %s", worker.id, life.reason)
+    elif life.state is State.BACKOFF:
+        delay = next(action.delay for action in actions if isinstance(action, lifecycle.Wait))
+        logger.warning("%s %s; starting again in %.1f s%s", worker.id, life.reason, delay, _excerpt(slot, before))
+    elif life.state is State.FAILED:
+        excerpt = _excerpt(slot, before)
+        logger.error("%s failed: %s; it is not started again%s", worker.id, life.reason, excerpt)
+    elif life.state is State.STOPPED:
+        logger.info("%s stopping", worker.id)
+
+
+def _excerpt(slot: Slot, before: Life) -> str:
+    """Where its log is, and the end of it when it died before it was ready: later lines may quote prompts."""
+    if before.state is not State.STARTING:
+        return f" (log: {slot.log})"
+    return f". The end of its log, {slot.log}:" + "".join(f"\n    {line}" for line in logs.tail(slot.log))
+
+
+def _where(spec: WorkerSpec) -> str:
+    return f" on GPU {','.join(spec.devices)}" if spec.devices else ""

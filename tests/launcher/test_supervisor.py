@@ -1,0 +1,560 @@
+"""The supervisor with processes and a clock of paper: what it does about what happens, without waiting for it."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from launcher.config import LaunchConfig
+from launcher.engines import Command, Load
+from launcher.errors import BadConfig
+from launcher.plan import WorkerSpec
+from launcher.supervisor import Supervisor, Tools
+from router.config import RouterConfig
+from router.fleet import Fleet, State, Worker
+
+
+class Clock:
+    """Virtual time: sleepers wake when the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+
+    async def sleep(self, delay: float) -> None:
+        waker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.now + delay, next(self._order), waker))
+        await waker
+
+    async def advance(self, seconds: float) -> None:
+        end = self.now + seconds
+        await settle()
+        while self._sleepers and self._sleepers[0][0] <= end:
+            self.now, _, waker = heapq.heappop(self._sleepers)
+            if not waker.done():
+                waker.set_result(None)
+            await settle()
+        self.now = end
+
+
+async def settle() -> None:
+    """Let all that can happen at this moment happen."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+class Paper:
+    """A process that does as the test says."""
+
+    pids = itertools.count(100)
+
+    def __init__(self, spec: WorkerSpec, log: Path):
+        self.spec = spec
+        self.log = log
+        self.pid = next(Paper.pids)
+        self.members = {self.pid}
+        self.stops: list[float] = []
+        self.stubborn = asyncio.Event()
+        self.stubborn.set()
+        self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def dies(self, code: int = 1, saying: str = "") -> None:
+        self.log.write_text(saying)
+        self._exit.set_result(code)
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._exit)
+
+    async def stop(self, timeout: float) -> None:
+        self.stops.append(timeout)
+        await self.stubborn.wait()
+
+
+class Dialect:
+    """An engine."""
+
+    name = "paper"
+    ready_path = "/health"
+    native_generate: bool | None = None
+    uuid_devices = False
+
+    def check(self, config: LaunchConfig) -> None: ...
+
+    def command(self, spec: WorkerSpec, config: LaunchConfig) -> Command:
+        return Command(("serve", str(spec.port)))
+
+    def load(self, metrics: str) -> Load:
+        return Load()
+
+
+class World:
+    """A supervised fleet; every worker answers its probes unless the test gives a reason."""
+
+    def __init__(self, folder: Path, workers: int, devices: tuple[str, ...], **settings: object):
+        self.clock = Clock()
+        self.fleet = Fleet()
+        self.spawned: list[Paper] = []
+        self.commands: list[tuple[str, ...]] = []
+        self.reasons: dict[str, str | None] = {}  # by worker id: why its probes fail
+        self.taken: set[int] = set()
+        self.learnt: list[str] = []
+        self.freed: list[set[int]] = []
+        self.forgotten: list[str] = []
+        self.history: list[tuple[str, State, str]] = []
+        self.fleet.on_forget.append(lambda worker: self.forgotten.append(worker.id))
+        self.fleet.on_state.append(lambda worker, _, new, reason: self.history.append((worker.id, new, reason)))
+        specs = [WorkerSpec(n, 31000 + 100 * n, devices=devices) for n in range(workers)]
+        config = LaunchConfig(model_path="m", router=RouterConfig(), **settings)  # type: ignore[arg-type]
+        tools = Tools(
+            spawn=self.spawn,
+            probe=self.probe,
+            learn=self.learn,
+            port_free=lambda port: port not in self.taken,
+            next_port=self.next_port,
+            memory_freed=self.memory_freed,
+            clock=lambda: self.clock.now,
+            sleep=self.clock.sleep,
+            rng=random.Random(1),
+        )
+        self.supervisor = Supervisor(config, Dialect(), specs, self.fleet, folder, tools)
+
+    async def spawn(self, command: Command, spec: WorkerSpec, log: Path) -> Paper:
+        self.commands.append(command.argv)
+        self.spawned.append(Paper(spec, log))
+        return self.spawned[-1]
+
+    async def probe(self, worker: Worker) -> str | None:
+        return self.reasons.get(worker.id)
+
+    async def learn(self, worker: Worker) -> None:
+        self.learnt.append(worker.id)
+
+    async def memory_freed(self, pids: set[int]) -> None:
+        self.freed.append(pids)
+
+    def next_port(self, after: int) -> int:
+        return next(port for port in itertools.count(after + 1) if port not in self.taken)
+
+    async def starts(self) -> None:
+        self.supervisor.start()
+        await settle()
+
+    def worker(self, number: int = 0) -> Worker:
+        return self.fleet.workers[f"w{number}"]
+
+    def states(self) -> list[State]:
+        return [worker.state for worker in self.fleet.workers.values()]
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[Callable[..., World]]:
+    worlds: list[World] = []
+
+    def world(workers: int = 1, devices: tuple[str, ...] = (), **settings: object) -> World:
+        worlds.append(World(tmp_path, workers, devices, **settings))
+        return worlds[-1]
+
+    yield world
+    for each in worlds:
+        for process in each.spawned:
+            process.stubborn.set()
+        await each.supervisor.stop()
+
+
+Make = Callable[..., World]
+
+
+async def test_workers_are_in_the_fleet_before_they_are_ready(world: Make):
+    it = world(2)
+    it.reasons = {"w0": "refused", "w1": "refused"}
+    await it.starts()
+    assert it.states() == [State.STARTING, State.STARTING]
+    assert it.fleet.candidates(None) == ()
+    assert it.worker().pid == it.spawned[0].pid
+
+
+async def test_a_worker_that_answers_is_ready_and_known(world: Make):
+    it = world()
+    it.reasons["w0"] = "refused"
+    await it.starts()
+    it.reasons["w0"] = None
+    await it.clock.advance(0.2)
+    assert it.states() == [State.READY]
+    assert it.learnt == ["w0"]
+
+
+async def test_a_worker_that_cannot_say_what_it_serves_is_ready_all_the_same(world: Make):
+    it = world()
+
+    async def fails(worker: Worker) -> None:
+        raise ValueError("no models")
+
+    it.supervisor.tools.learn = fails
+    await it.starts()
+    assert it.states() == [State.READY]
+
+
+async def test_the_one_that_is_ready_serves_while_the_other_loads(world: Make):
+    it = world(2)
+    it.reasons["w1"] = "refused"
+    await it.starts()
+    assert it.fleet.candidates(None) == (it.worker(0),)
+
+
+async def test_a_worker_that_dies_is_out_at_once_and_back_after_the_delay(world: Make):
+    it = world()
+    await it.starts()
+    it.spawned[0].dies(-9)
+    await settle()
+    worker = it.worker()
+    assert worker.state is State.BACKOFF
+    assert "SIGKILL" in (worker.last_error or "")
+    assert worker.pid is None
+    assert it.spawned[0].stops != []
+    await it.clock.advance(0.7)
+    assert worker.state is State.READY
+    assert worker.restarts == 1
+    assert worker.pid == it.spawned[1].pid
+
+
+async def test_what_a_dead_worker_had_cached_is_forgotten(world: Make):
+    it = world(2)
+    await it.starts()
+    it.spawned[1].dies()
+    await settle()
+    assert it.forgotten == ["w1"]
+
+
+async def test_a_worker_is_not_started_before_the_tree_of_its_predecessor_is_gone(world: Make):
+    it = world()
+    await it.starts()
+    it.spawned[0].stubborn.clear()
+    it.spawned[0].dies()
+    await it.clock.advance(60)
+    assert len(it.spawned) == 1
+    it.spawned[0].stubborn.set()
+    await settle()
+    await it.clock.advance(1)
+    assert len(it.spawned) == 2
+
+
+async def test_a_worker_is_not_started_before_its_device_memory_is_free(world: Make):
+    it = world(devices=("0",))
+    free = asyncio.Event()
+
+    async def memory_freed(pids: set[int]) -> None:
+        it.freed.append(pids)
+        await free.wait()
+
+    it.supervisor.tools.memory_freed = memory_freed
+    await it.starts()
+    it.spawned[0].dies()
+    await it.clock.advance(60)
+    assert it.freed == [it.spawned[0].members]
+    assert len(it.spawned) == 1
+    free.set()
+    await settle()
+    await it.clock.advance(1)
+    assert len(it.spawned) == 2
+
+
+async def test_a_stop_does_not_wait_for_device_memory(world: Make):
+    it = world(devices=("0",))
+
+    async def never(pids: set[int]) -> None:
+        await asyncio.Event().wait()
+
+    it.supervisor.tools.memory_freed = never
+    await it.starts()
+    it.spawned[0].dies()
+    await settle()
+    await it.supervisor.stop()
+    assert it.states() == [State.STOPPED]
+
+
+async def test_without_devices_nobody_waits_for_memory(world: Make):
+    it = world()
+    await it.starts()
+    it.spawned[0].dies()
+    await it.clock.advance(1)
+    assert it.freed == []
+
+
+async def test_a_death_while_starting_is_told_with_the_end_of_the_log(world: Make, caplog: pytest.LogCaptureFixture):
+    it = world()
+    it.reasons["w0"] = "refused"
+    await it.starts()
+    it.spawned[0].dies(1, "loading\nCUDA out of memory\n")
+    await settle()
+    assert "exited with code 1 while starting" in caplog.text
+    assert "CUDA out of memory" in caplog.text
+
+
+async def test_the_log_of_a_worker_that_served_is_not_quoted(world: Make, caplog: pytest.LogCaptureFixture):
+    it = world()
+    await it.starts()
+    it.spawned[0].dies(1, "prompt: my secret\n")
+    await settle()
+    assert "exited with code 1" in caplog.text
+    assert "my secret" not in caplog.text
+
+
+async def test_every_start_has_a_log_of_its_own(world: Make):
+    it = world()
+    await it.starts()
+    it.spawned[0].dies()
+    await it.clock.advance(1)
+    assert [process.log.name for process in it.spawned] == ["w0.1.log", "w0.2.log"]
+
+
+async def test_a_crash_loop_ends_in_failed_while_the_others_serve(world: Make):
+    it = world(2, max_restarts=3)
+    await it.starts()
+    for _ in range(4):
+        next(p for p in reversed(it.spawned) if p.spec.replica == 0).dies()
+        await it.clock.advance(30)
+    assert it.states() == [State.FAILED, State.READY]
+    assert it.worker(0).restarts == 3
+    await it.clock.advance(10_000)
+    assert sum(p.spec.replica == 0 for p in it.spawned) == 4
+
+
+async def test_a_failed_worker_is_revived_by_a_restart(world: Make):
+    it = world(max_restarts=0)
+    await it.starts()
+    it.spawned[0].dies()
+    await settle()
+    assert it.states() == [State.FAILED]
+    await it.worker().handle.restart()
+    assert it.states() == [State.READY]
+
+
+async def test_no_worker_that_ever_became_ready_ends_the_launch_with_the_log(world: Make):
+    it = world(2, max_restarts=0)
+    it.reasons = {"w0": "refused", "w1": "refused"}
+    await it.starts()
+    hopeless = asyncio.create_task(it.supervisor.hopeless())
+    it.spawned[0].dies(1, "no such model: nonsense\n")
+    await settle()
+    assert not hopeless.done()
+    it.spawned[1].dies(1, "no such model: nonsense\n")
+    error = await hopeless
+    assert error.exit_code == 5
+    assert "exited with code 1" in str(error)
+    assert "no such model: nonsense" in str(error)
+
+
+async def test_a_launch_that_once_served_is_not_hopeless(world: Make):
+    it = world(max_restarts=0)
+    await it.starts()
+    hopeless = asyncio.create_task(it.supervisor.hopeless())
+    it.spawned[0].dies()
+    await settle()
+    assert it.states() == [State.FAILED]
+    assert not hopeless.done()
+    hopeless.cancel()
+
+
+async def test_a_worker_that_never_answers_is_given_up_after_the_startup_timeout(world: Make):
+    it = world(worker_startup_timeout=30, max_restarts=0)
+    it.reasons["w0"] = "refused"
+    await it.starts()
+    await it.clock.advance(29)
+    assert it.states() == [State.STARTING]
+    await it.clock.advance(2)
+    assert it.states() == [State.FAILED]
+    assert it.spawned[0].stops != []
+
+
+async def test_a_port_that_is_taken_is_left_before_the_start(world: Make):
+    it = world()
+    it.taken.add(31000)
+    await it.starts()
+    assert it.commands == [("serve", "31001")]
+    assert it.worker().url == "http://127.0.0.1:31001"
+
+
+async def test_a_port_stolen_from_the_engine_is_answered_by_another(world: Make):
+    it = world(max_restarts=0)
+    it.reasons["w0"] = "refused"
+    await it.starts()
+    it.spawned[0].dies(1, "OSError: [Errno 98] Address already in use\n")
+    it.reasons["w0"] = None
+    await settle()
+    assert it.commands == [("serve", "31000"), ("serve", "31001")]
+    assert it.worker().url == "http://127.0.0.1:31001"
+    assert it.states() == [State.READY]
+
+
+async def test_when_no_port_is_left_the_worker_fails_and_says_why(world: Make):
+    it = world()
+    it.taken.add(31000)
+
+    def no_port(after: int) -> int:
+        raise BadConfig("no port is free")
+
+    it.supervisor.tools.next_port = no_port
+    await it.starts()
+    assert it.states() == [State.FAILED]
+    assert it.worker().last_error == "no port is free"
+
+
+async def test_a_worker_that_fails_its_probes_is_unhealthy_then_killed_then_back(world: Make):
+    it = world()
+    await it.starts()
+    it.reasons["w0"] = "timed out"
+    await it.clock.advance(15)
+    assert it.states() == [State.UNHEALTHY]
+    assert it.worker().last_error == "timed out"
+    await it.clock.advance(5)
+    assert it.states() == [State.BACKOFF]
+    assert it.spawned[0].stops != []
+    it.reasons["w0"] = None
+    await it.clock.advance(1)
+    assert it.states() == [State.READY]
+
+
+async def test_a_worker_in_a_long_prefill_is_left_alone(world: Make):
+    it = world()
+    await it.starts()
+    it.fleet.lease(it.worker(), 100_000, it.clock.now)
+    it.reasons["w0"] = "timed out"
+    await it.clock.advance(90)
+    assert it.spawned[0].stops == []
+
+
+async def test_a_worker_whose_bytes_arrive_stays_ready_whatever_its_probes_say(world: Make):
+    it = world()
+    await it.starts()
+    it.reasons["w0"] = "HTTP 503"
+    for _ in range(100):
+        it.worker().heard = it.clock.now
+        await it.clock.advance(4)
+    assert it.states() == [State.READY]
+
+
+async def test_a_probe_that_breaks_is_a_failed_probe(world: Make):
+    it = world()
+
+    async def breaks(worker: Worker) -> str | None:
+        raise ValueError("oops")
+
+    it.supervisor.tools.probe = breaks
+    await it.starts()
+    assert it.states() == [State.STARTING]
+
+
+async def test_a_restart_returns_once_the_new_process_is_ready(world: Make):
+    it = world()
+    await it.starts()
+    it.reasons["w0"] = "refused"
+    restart = asyncio.create_task(it.worker().handle.restart())
+    await settle()
+    assert it.states() == [State.STARTING]
+    assert len(it.spawned) == 2
+    assert not restart.done()
+    it.reasons["w0"] = None
+    await it.clock.advance(0.2)
+    await restart
+    assert it.states() == [State.READY]
+    assert it.worker().restarts == 1
+
+
+async def test_a_restart_that_fails_says_so_to_whoever_asked(world: Make):
+    it = world()
+    await it.starts()
+    it.reasons["w0"] = "refused"
+    restart = asyncio.create_task(it.worker().handle.restart())
+    await settle()
+    it.spawned[1].dies()
+    with pytest.raises(RuntimeError, match="exited with code 1"):
+        await restart
+
+
+async def test_what_the_old_process_says_is_not_taken_for_the_new_one(world: Make):
+    it = world()
+    await it.starts()
+    it.spawned[0].stubborn.clear()
+    it.reasons["w0"] = "refused"
+    restart = asyncio.create_task(it.worker().handle.restart())
+    await settle()
+    it.spawned[0].dies()
+    it.spawned[0].stubborn.set()
+    await settle()
+    assert it.states() == [State.STARTING]
+    it.reasons["w0"] = None
+    await it.clock.advance(0.2)
+    await restart
+
+
+async def test_a_stopped_worker_cannot_be_restarted(world: Make):
+    it = world()
+    await it.starts()
+    await it.worker().handle.stop()
+    with pytest.raises(RuntimeError, match="stopped"):
+        await it.worker().handle.restart()
+
+
+async def test_a_restart_is_answered_even_when_the_worker_is_stopped_meanwhile(world: Make):
+    it = world()
+    await it.starts()
+    it.reasons["w0"] = "refused"
+    restart = asyncio.create_task(it.worker().handle.restart())
+    await settle()
+    await it.worker().handle.stop()
+    with pytest.raises(RuntimeError, match="stopped"):
+        await restart
+
+
+async def test_stop_returns_when_every_tree_is_gone(world: Make):
+    it = world(2, stop_timeout=7)
+    await it.starts()
+    it.spawned[1].stubborn.clear()
+    stop = asyncio.create_task(it.supervisor.stop())
+    await settle()
+    assert not stop.done()
+    it.spawned[1].stubborn.set()
+    await stop
+    assert it.states() == [State.STOPPED, State.STOPPED]
+    assert [process.stops for process in it.spawned] == [[7], [7]]
+
+
+async def test_hurrying_leaves_no_time_to_those_that_are_being_stopped(world: Make):
+    it = world(stop_timeout=3600)
+    await it.starts()
+    it.spawned[0].stubborn.clear()
+    stop = asyncio.create_task(it.supervisor.stop())
+    await settle()
+    hurry = asyncio.create_task(it.supervisor.hurry())
+    await settle()
+    assert it.spawned[0].stops == [3600, 0]
+    it.spawned[0].stubborn.set()
+    await asyncio.gather(stop, hurry)
+
+
+async def test_a_worker_can_be_stopped_while_it_waits_for_its_next_start(world: Make):
+    it = world()
+    await it.starts()
+    it.spawned[0].dies()
+    await settle()
+    await it.supervisor.stop()
+    await it.clock.advance(100)
+    assert len(it.spawned) == 1
+
+
+async def test_a_process_that_cannot_be_made_is_a_failed_start(world: Make):
+    it = world(max_restarts=0)
+
+    async def spawn(command: Command, spec: WorkerSpec, log: Path) -> Paper:
+        raise OSError("too many processes")
+
+    it.supervisor.tools.spawn = spawn
+    await it.starts()
+    assert it.states() == [State.FAILED]
