@@ -287,11 +287,11 @@ class PrefixIndex:
             self.evictions += 1
 
     def _stalest(self) -> _Tenant:
-        """The live tenant with the oldest end."""
+        """The tenant with the oldest end. Called when no dead one holds anything."""
         heap = self._heap
         while True:
             stamp, tenant = heap[0]
-            oldest = _oldest(tenant) if tenant.alive else 0
+            oldest = _oldest(tenant)
             if not oldest:
                 heapq.heappop(heap)
                 tenant.queued = False

@@ -104,6 +104,7 @@ def check(index: PrefixIndex) -> None:
     for tenant, _ in alive:
         assert queued[tenant] <= _oldest(tenant) == min(n.holders[tenant] for t, n in alive if t is tenant)
         assert all(node.holders[tenant] >= stamp for node, stamp in tenant.ends.items())
+        assert list(tenant.ends.values()) == sorted(tenant.ends.values())
 
 
 @given(histories, st.lists(keys, max_size=5))
@@ -205,6 +206,16 @@ def test_eviction_looks_at_all_holders_together() -> None:
     assert index.evictions == 3
 
 
+def test_a_holder_that_lost_everything_and_came_back_can_lose_it_again() -> None:
+    index = PrefixIndex(4)
+    for key, holder in [(b"aaaa", "w0"), (b"bbbb", "w1"), (b"cccc", "w1"), (b"dddd", "w0"), (b"eeee", "w1")]:
+        index.insert(key, holder)
+        assert index.match(key) == (4, {holder})
+        assert index.size == 4
+        check(index)
+    assert index.evictions == 4
+
+
 def test_an_insert_says_what_was_held_before() -> None:
     index = PrefixIndex(ROOMY)
     assert index.insert(b"hello world", "w0") == 0
@@ -239,6 +250,7 @@ def test_a_key_that_would_turn_out_too_many_at_once_finds_its_room_over_several_
     index = PrefixIndex(1 << 20)
     for number in range(3 * SLICE):
         index.insert(number.to_bytes(2, "little") + b"." * 298, "w0")
+    index.insert(b"something else", "w1")
     shared = (3 * SLICE - 1).to_bytes(2, "little") + b"." * 100
     large = shared + b"x" * 800_000
     held, evictions = [], []
