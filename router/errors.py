@@ -25,8 +25,10 @@ class RouterError(Exception):
 
     def body(self) -> bytes:
         """The OpenAI-shaped error object, as JSON."""
+        # The message may quote a client's text, and that may hold half a surrogate pair, which is no UTF-8.
+        message = self.message.encode(errors="backslashreplace").decode()
         return msgspec.json.encode(
-            {"error": {"message": self.message, "type": self.type, "code": self.code, "param": self.param}}
+            {"error": {"message": message, "type": self.type, "code": self.code, "param": self.param}}
         )
 
 

@@ -108,7 +108,7 @@ class Worker:
         self.latencies: deque[float] = deque(maxlen=LATENCIES)  # seconds, successful requests, newest last
         self.failures = 0  # consecutive
         self.breaker = Breaker.CLOSED
-        self.trial = False  # HALF_OPEN: the one trial request is out
+        self.trial: Lease | None = None  # HALF_OPEN: the one trial request that is out
         self.requests_total = 0
         self.heard = 0.0  # when its last byte came, monotonic seconds; written by the data plane
         self.failures_total = 0
@@ -145,8 +145,8 @@ class Lease:
         worker.inflight += 1
         worker.prefill_outstanding += tokens
         worker.requests_total += 1
-        if worker.breaker is Breaker.HALF_OPEN:
-            worker.trial = True
+        if worker.breaker is Breaker.HALF_OPEN and worker.trial is None:
+            worker.trial = self
             fleet.touch()
 
     def first_byte(self) -> None:
@@ -161,11 +161,11 @@ class Lease:
         self._open = False
         worker = self.worker
         worker.inflight -= 1
-        worker.prefill_outstanding -= self._tokens
+        self.first_byte()
         if latency:
             worker.latencies.append(now - self._began)
-        if worker.trial:
-            worker.trial = False
+        if worker.trial is self:
+            worker.trial = None
             self._fleet.touch()
 
 
@@ -228,9 +228,9 @@ class Fleet:
         self._candidates.clear()
 
     def set_lifecycle(self, worker: Worker, state: State, reason: str = "") -> None:
-        old = worker.state
+        old, before = worker.state, worker.lifecycle
         worker.lifecycle = state
-        if state is not State.READY:
+        if (before, state) != (State.READY, State.READY):  # what failed before it was ready says nothing of it now
             self.forgive(worker)
         self._changed(worker, old, reason)
 
@@ -278,7 +278,7 @@ class Fleet:
     def forgive(self, worker: Worker) -> None:
         worker.failures = 0
         worker.breaker = Breaker.CLOSED
-        worker.trial = False
+        worker.trial = None
         self.touch()
 
     # -- choice
@@ -290,7 +290,9 @@ class Fleet:
         """
         found = self._candidates.get(model)
         if found is None:
-            found = self._candidates[model] = self._find(model)
+            found = self._find(model)
+            if model is None or model in self.models():  # clients make names up: those would fill the memory
+                self._candidates[model] = found
         return found
 
     def _find(self, model: str | None) -> tuple[Worker, ...]:
@@ -298,7 +300,7 @@ class Fleet:
         if model is not None:
             living = [w for w in living if not w.models or model in w.models]
         usable = tuple(
-            w for w in living if w.breaker is Breaker.CLOSED or (w.breaker is Breaker.HALF_OPEN and not w.trial)
+            w for w in living if w.breaker is Breaker.CLOSED or (w.breaker is Breaker.HALF_OPEN and w.trial is None)
         )
         return usable or tuple(living)
 

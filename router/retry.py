@@ -98,7 +98,7 @@ def refine(fault: Fault, attempts: Attempts) -> Fault:
 
 def budget_left(retrying: int, inflight: int) -> bool:
     """Whether one more retry of the budgeted rows may be out at once."""
-    return retrying < max(BUDGET_FLOOR, BUDGET_SHARE * inflight)
+    return retrying + 1 <= max(BUDGET_FLOOR, BUDGET_SHARE * inflight)
 
 
 def decide(

@@ -184,7 +184,7 @@ class World:
         """Everything taken has been given back."""
         await self.until(lambda: self.metrics.inflight == 0)
         for worker in self.fleet.workers.values():
-            assert (worker.inflight, worker.prefill_outstanding, worker.trial) == (0, 0, False)
+            assert (worker.inflight, worker.prefill_outstanding, worker.trial) == (0, 0, None)
         assert not self.plane.waiting
         assert self.plane.retrying == 0
         assert self.plane.admission.taken == 0
