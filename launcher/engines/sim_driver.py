@@ -72,29 +72,24 @@ class Driver:
                 await asyncio.sleep(0)
 
     def start(self, choices: Sequence[Choice], rid: str) -> Exchange:
-        """Queue the choices. Whoever starts an exchange drops it. Raises ValueError, and then nothing is queued."""
+        """Queue the choices, each of which must fit into the KV cache. Whoever starts an exchange drops it."""
         exchange = Exchange(choices, rid)
         self._exchanges[exchange] = None
         self._catch_up()
-        try:
-            for choice in choices:
-                self._add(exchange, choice)
-        except ValueError:
-            self.drop(exchange)
-            raise
+        for choice in choices:
+            self._add(exchange, choice)
         self._work.set()
         return exchange
 
-    def drop(self, exchange: Exchange) -> bool:
-        """The HTTP request is over: whatever of it still runs is cancelled. Returns whether something was."""
+    def drop(self, exchange: Exchange) -> None:
+        """The HTTP request is over: whatever of it still runs is cancelled."""
         self._exchanges.pop(exchange, None)
-        left = [id for id in exchange.ids if self._targets.pop(id, None)]
-        for id in left:
-            self.engine.cancel(id)
-        return bool(left)
+        for id in exchange.ids:
+            if self._targets.pop(id, None):
+                self.engine.cancel(id)
 
-    def abort(self, rid: str | None) -> int:
-        """End the exchanges of that name, or all (None), as aborted; returns how many."""
+    def abort(self, rid: str | None) -> None:
+        """End the exchanges of that name, or all (None), as aborted."""
         found = [exchange for exchange in self._exchanges if rid is None or exchange.rid == rid]
         for exchange in found:
             for choice in exchange.choices:
@@ -102,7 +97,6 @@ class Driver:
                 choice.finished = True
             self.drop(exchange)
             exchange.changed.set()
-        return len(found)
 
     def _add(self, exchange: Exchange, choice: Choice) -> None:
         id = str(next(self._serial))

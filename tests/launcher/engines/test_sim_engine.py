@@ -206,6 +206,30 @@ def test_the_watermark_leaves_room_for_growth():
         assert sim.stats().waiting == waiting
 
 
+def test_the_watermark_does_not_keep_out_a_request_that_is_alone():
+    sim = engine(kv_tokens=80, watermark=0.5)
+    sim.add(request("a", 70, 4), 0.0)
+    assert sim.stats().running == 1
+
+
+def test_a_preempted_request_comes_before_those_that_waited_behind_it():
+    sim = engine(kv_tokens=48)
+    for stem, id in enumerate(("old", "new", "late"), start=1):
+        sim.add(request(id, 20, 20, stem), 0.0)
+    assert [event.id for event in run(sim) if event.kind == "finished"] == ["old", "new", "late"]
+    assert sim.stats().preempted > 0
+
+
+def test_when_the_head_of_the_queue_is_cancelled_the_next_one_gets_its_chance():
+    sim = engine(kv_tokens=80)
+    for stem, (id, prompt) in enumerate((("a", 40), ("big", 60), ("small", 4)), start=1):
+        sim.add(request(id, prompt, 8, stem), 0.0)
+    sim.advance(4.0)
+    sim.cancel("big")
+    sim.advance(6.0)
+    assert (sim.stats().running, sim.stats().waiting) == (2, 0)
+
+
 def test_a_request_that_can_never_fit_is_refused():
     with pytest.raises(RequestTooLong, match="have 81 tokens, the KV cache holds 80"):
         engine(kv_tokens=80).add(request("a", 61, 20), 0.0)
