@@ -51,7 +51,7 @@ class Tools:
 
     spawn: Callable[[Command, WorkerSpec, Path], Awaitable[Running]]
     probe: Callable[[Worker], Awaitable[str | None]]  # None: healthy; else why not
-    learn: Callable[[Worker], Awaitable[object]]  # asks a worker that just answered what it serves
+    learn: Callable[[Worker], Awaitable[str | None]]  # what a ready worker serves; None: done; else why not yet
     port_free: Callable[[int], bool]
     next_port: Callable[[int], int]  # a free one above this one
     memory_freed: Callable[[set[int]], Awaitable[None]]  # until these dead processes hold no device memory any more
@@ -91,6 +91,7 @@ class Supervisor:
         self.tools = tools
         self.rules = rules(config)
         self.stop_timeout = config.stop_timeout
+        self.last_words: set[str] = set()  # the last lines of the logs that were quoted
         self.slots = [Slot(self, spec) for spec in specs]
         self._hopeless = asyncio.Event()
 
@@ -123,6 +124,13 @@ class Supervisor:
         states = {slot.life.state for slot in self.slots}
         if State.FAILED in states <= {State.FAILED, State.STOPPED} and not any(s.life.ever_ready for s in self.slots):
             self._hopeless.set()
+
+    def compare(self) -> None:
+        """Workers of one launch should serve the same: then any of them may get any request."""
+        served = {slot.worker.models: slot.worker.id for slot in self.slots if slot.worker.models}
+        if len(served) > 1:
+            names = "; ".join(f"{worker}: {', '.join(models)}" for models, worker in served.items())
+            logger.warning("the workers report different models (%s): a request that names one goes there only", names)
 
 
 class Slot:
@@ -178,6 +186,12 @@ class Slot:
         self._mailbox.put_nowait((None, StopAsked()))
         if self._task is not None:
             await asyncio.shield(self._task)
+
+    def first_to_say(self, line: str) -> bool:
+        """Whether no worker of this launch has died with this line before."""
+        new = line not in self._supervisor.last_words
+        self._supervisor.last_words.add(line)
+        return new
 
     async def kill_now(self) -> None:
         if self._process is not None:
@@ -298,18 +312,24 @@ class Slot:
         self._post(number, Exited(code, any(phrase in said for phrase in PORT_TAKEN)))
 
     async def _probe(self, number: int) -> None:
-        """Often until it answers, then learn what it serves, then at the user's interval; one probe at a time."""
-        while (reason := await self._ask()) is not None:
-            self._post(number, Probed(reason))
-            await self._tools.sleep(STARTING_PROBE_INTERVAL)
-        try:
-            await self._tools.learn(self.worker)
-        except Exception as error:  # it answers its ready path: what it serves is only not known
-            logger.warning("%s: %s", self.worker.id, error)
+        """Often until it answers, then at the user's interval; one probe at a time."""
+        answered = known = False
         while True:
-            self._post(number, Probed(reason, self.worker.heard, self.worker.inflight > 0))
-            await self._tools.sleep(self._supervisor.rules.interval)
             reason = await self._ask()
+            answered = answered or reason is None
+            known = known or (reason is None and await self._learn())
+            self._post(number, Probed(reason, self.worker.heard, self.worker.inflight > 0))
+            await self._tools.sleep(self._supervisor.rules.interval if answered else STARTING_PROBE_INTERVAL)
+
+    async def _learn(self) -> bool:
+        """Ask what it serves; whether that need not be asked again."""
+        try:
+            reason = await self._tools.learn(self.worker)
+        except Exception as error:  # it answers its ready path: only what it serves is not known
+            logger.warning("%s: %s", self.worker.id, error)
+            return True
+        self._supervisor.compare()
+        return reason is None
 
     async def _ask(self) -> str | None:
         try:
@@ -339,10 +359,14 @@ def _report(slot: Slot, before: Life, actions: Sequence[lifecycle.Action]) -> No
 
 
 def _excerpt(slot: Slot, before: Life) -> str:
-    """Where its log is, and the end of it when it died before it was ready: later lines may quote prompts."""
-    if before.state is not State.STARTING:
+    """Where its log is, and its end if it died before it was ready: later lines may quote prompts.
+
+    Workers that die of the same are quoted once.
+    """
+    end = logs.tail(slot.log) if before.state is State.STARTING else []
+    if not end or not slot.first_to_say(end[-1]):
         return f" (log: {slot.log})"
-    return f". The end of its log, {slot.log}:" + "".join(f"\n    {line}" for line in logs.tail(slot.log))
+    return f". The end of its log, {slot.log}:" + "".join(f"\n    {line}" for line in end)
 
 
 def _where(spec: WorkerSpec) -> str:

@@ -105,6 +105,8 @@ class World:
         self.reasons: dict[str, str | None] = {}  # by worker id: why its probes fail
         self.taken: set[int] = set()
         self.learnt: list[str] = []
+        self.models: dict[str, tuple[str, ...]] = {}
+        self.unlearnable: str | None = None
         self.freed: list[set[int]] = []
         self.forgotten: list[str] = []
         self.history: list[tuple[str, State, str]] = []
@@ -133,8 +135,10 @@ class World:
     async def probe(self, worker: Worker) -> str | None:
         return self.reasons.get(worker.id)
 
-    async def learn(self, worker: Worker) -> None:
+    async def learn(self, worker: Worker) -> str | None:
         self.learnt.append(worker.id)
+        self.fleet.set_models(worker, self.models.get(worker.id, ()))
+        return self.unlearnable
 
     async def memory_freed(self, pids: set[int]) -> None:
         self.freed.append(pids)
@@ -193,12 +197,30 @@ async def test_a_worker_that_answers_is_ready_and_known(world: Make):
 async def test_a_worker_that_cannot_say_what_it_serves_is_ready_all_the_same(world: Make):
     it = world()
 
-    async def fails(worker: Worker) -> None:
+    async def fails(worker: Worker) -> str | None:
         raise ValueError("no models")
 
     it.supervisor.tools.learn = fails
     await it.starts()
     assert it.states() == [State.READY]
+
+
+async def test_what_a_worker_serves_is_asked_once_but_until_it_answers(world: Make):
+    it = world()
+    it.unlearnable = "/v1/models answers HTTP 500"
+    await it.starts()
+    await it.clock.advance(5)
+    assert it.learnt == ["w0", "w0"]
+    it.unlearnable = None
+    await it.clock.advance(50)
+    assert it.learnt == ["w0", "w0", "w0"]
+
+
+async def test_workers_that_serve_different_models_are_warned_of(world: Make, caplog: pytest.LogCaptureFixture):
+    it = world(2)
+    it.models = {"w0": ("llama",), "w1": ("qwen",)}
+    await it.starts()
+    assert "different models (w0: llama; w1: qwen)" in caplog.text
 
 
 async def test_the_one_that_is_ready_serves_while_the_other_loads(world: Make):
@@ -304,6 +326,17 @@ async def test_the_log_of_a_worker_that_served_is_not_quoted(world: Make, caplog
     await settle()
     assert "exited with code 1" in caplog.text
     assert "my secret" not in caplog.text
+
+
+async def test_workers_that_die_of_the_same_are_quoted_once(world: Make, caplog: pytest.LogCaptureFixture):
+    it = world(2, max_restarts=0)
+    it.reasons = {"w0": "refused", "w1": "refused"}
+    await it.starts()
+    for process in it.spawned:
+        process.dies(1, "no such model: nonsense\n")
+    await settle()
+    assert it.states() == [State.FAILED, State.FAILED]
+    assert caplog.text.count("no such model: nonsense") == 1
 
 
 async def test_every_start_has_a_log_of_its_own(world: Make):

@@ -1,0 +1,163 @@
+"""One launch from start to end: the order in which things start, what signals do, the order in which things stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import uvloop
+
+from launcher import __version__, console, engines, gpus, logs, plan
+from launcher.config import LaunchConfig
+from launcher.engines import Engine
+from launcher.errors import BadConfig
+from launcher.plan import WorkerSpec
+from launcher.ports import Ports, ephemeral
+from launcher.process import Process
+from launcher.supervisor import Supervisor, Tools
+from router import health
+from router.app import Router
+from router.cli import announce, drained, welcome
+from router.errors import RouterError
+from router.fleet import Worker
+from router.signals import Signals
+
+logger = logging.getLogger(__name__)
+
+MEMORY_PATIENCE = 30.0  # seconds; the driver takes a context down within a few, or something is wrong
+MEMORY_POLL = 0.25  # seconds
+
+
+def run(config: LaunchConfig) -> int:
+    """Serve until a signal comes. Returns the exit code; raises LaunchError, ConfigError or RouterError."""
+    return uvloop.run(serve(config))
+
+
+async def serve(config: LaunchConfig, say: Callable[[str], None] = announce) -> int:
+    """Listen, start the workers, obey signals; no engine process is left when this returns or raises."""
+    signals = Signals()  # before the first process: a signal that came in between would leave it behind
+    router = Router(config.router)
+    await router.start()
+    try:
+        ports = Ports()
+        engine, specs = prepare(config, ports)
+        folder = log_folder(config, router.port)
+        supervisor = Supervisor(config, engine, specs, router.fleet, folder, tools(config, router, ports))
+        say(welcome(_title(config, engine, specs), config.router, router.port))
+        return await supervise(config, router, supervisor, signals)
+    finally:
+        await router.close()
+
+
+def prepare(config: LaunchConfig, ports: Ports) -> tuple[Engine, list[WorkerSpec]]:
+    """Look around, and decide what runs where. Raises LaunchError."""
+    visible = gpus.visible(os.environ)
+    engine = engines.choose(config, visible)
+    engine.check(config)
+    cores = sorted(os.sched_getaffinity(0))
+    return engine, plan.plan(config, visible, engine, cores, ports.free, ephemeral())
+
+
+async def supervise(config: LaunchConfig, router: Router, supervisor: Supervisor, signals: Signals) -> int:
+    """Start the workers and stay until it is over; all of them are gone then."""
+    watcher = asyncio.ensure_future(console.show(supervisor, time.monotonic)) if console.wanted() else None
+    try:
+        supervisor.start()
+        return await obey(config, router, supervisor, signals)
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.wait({watcher})
+        await supervisor.stop()
+
+
+async def obey(config: LaunchConfig, router: Router, supervisor: Supervisor, signals: Signals) -> int:
+    """SIGHUP renews the workers one by one; SIGINT and SIGTERM end it. Raises StartFailed when nothing can come up."""
+    hopeless = asyncio.ensure_future(supervisor.hopeless())
+    renewal: asyncio.Future[None] | None = None
+    while True:
+        told = asyncio.ensure_future(signals.next())
+        await asyncio.wait({hopeless, told}, return_when=asyncio.FIRST_COMPLETED)
+        if hopeless.done():
+            told.cancel()
+            raise hopeless.result()
+        if told.result() != signal.SIGHUP:
+            hopeless.cancel()
+            return await _leave(config, router, supervisor, signals)
+        if renewal is None or renewal.done():
+            renewal = asyncio.ensure_future(_renew(router))
+        else:
+            logger.warning("a rolling restart is under way: this SIGHUP is ignored")
+
+
+async def _leave(config: LaunchConfig, router: Router, supervisor: Supervisor, signals: Signals) -> int:
+    """Finish what is under way, then stop the workers; a second signal allows no more time for either."""
+    logger.info("draining, for at most %g s; once more to stop now", config.drain_timeout)
+    code = await drained(router, config.drain_timeout, signals)
+    if code == 0:
+        stop = asyncio.ensure_future(supervisor.stop())
+        second = asyncio.ensure_future(signals.end())
+        await asyncio.wait({stop, second}, return_when=asyncio.FIRST_COMPLETED)
+        code = 0 if stop.done() else 128 + second.result()
+        second.cancel()
+    if code:
+        await supervisor.hurry()
+    return code
+
+
+async def _renew(router: Router) -> None:
+    logger.info("rolling restart")
+    try:
+        restarted = await router.parts.members.restart_all()
+        logger.info("rolling restart done: %d workers", len(restarted))
+    except RouterError as error:
+        logger.error("rolling restart ended: %s", error.message)
+
+
+def tools(config: LaunchConfig, router: Router, ports: Ports) -> Tools:
+    """The supervisor's hands: real processes, real ports, the router's HTTP client."""
+    session = router.parts.members.session
+    timeout = config.router.health_check_timeout
+
+    async def probe(worker: Worker) -> str | None:
+        return await health.probe(session, worker.url, worker.ready_path, timeout)
+
+    async def learn(worker: Worker) -> str | None:
+        return await health.learn(session, router.fleet, worker, timeout)
+
+    return Tools(
+        spawn=Process.start,
+        probe=probe,
+        learn=learn,
+        port_free=ports.free,
+        next_port=lambda after: plan.next_port(after, ports.free, ephemeral()),
+        memory_freed=memory_freed,
+    )
+
+
+async def memory_freed(pids: set[int]) -> None:
+    """Wait until none of these dead processes holds GPU memory: an engine started before that would find too little."""
+    deadline = time.monotonic() + MEMORY_PATIENCE
+    while left := await asyncio.to_thread(gpus.holding, pids):
+        if time.monotonic() > deadline:
+            logger.warning("GPU memory of %s is still held after %g s: starting anyway", left, MEMORY_PATIENCE)
+            return
+        await asyncio.sleep(MEMORY_POLL)
+
+
+def log_folder(config: LaunchConfig, port: int) -> Path:
+    try:
+        return logs.folder(config.log_dir, port)
+    except OSError as error:
+        reason = f"the log folder {error.filename} cannot be used ({error.strerror})"
+        raise BadConfig(f"{reason}: give another --log-dir") from None
+
+
+def _title(config: LaunchConfig, engine: Engine, specs: list[WorkerSpec]) -> str:
+    where = "CPU" if not specs[0].devices else "GPU" if config.tp_size == 1 else f"{config.tp_size} GPUs each"
+    return f"llm-launch {__version__}: {config.model_path}, {len(specs)} x {engine.name} on {where}"

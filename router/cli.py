@@ -1,0 +1,283 @@
+"""The `router` command: argv and environment -> RouterConfig -> exit code; and what both commands share."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ipaddress
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+import uvloop
+
+from router.app import Router
+from router.config import ConfigError, RouterConfig
+from router.errors import RouterError
+from router.policies import POLICIES
+from router.signals import Signals
+
+# -- options: one per field of RouterConfig, which has the defaults
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+# What each option means; a unit is its metavar.
+HELP: dict[str, tuple[str, str | None]] = {
+    "host": ("Address to listen on. 0.0.0.0 opens the server to the network.", None),
+    "port": ("Port to listen on; 0 takes any free one.", None),
+    "worker_urls": ("Inference servers to route to, one or more; more can be added while it runs.", "URL ..."),
+    "policy": ("How the worker for a request is chosen.", None),
+    "cache_threshold": ("Share of a prompt that must be cached for a cache hit.", "0..1"),
+    "balance_abs_threshold": (
+        "Imbalanced: the busiest worker has more requests than the idlest by this, and ...",
+        None,
+    ),
+    "balance_rel_threshold": ("... by this factor; then the least busy worker is chosen.", None),
+    "eviction_interval": ("Time between two tidyings of the prefix index.", "SECONDS"),
+    "max_tree_size": ("Size of the prefix index, all workers together.", "CHARACTERS"),
+    "max_worker_retries": ("Consecutive failures before a worker is unavailable.", None),
+    "max_total_retries": ("Retries of one request before its error is returned.", None),
+    "request_timeout": ("Time until the first byte of an answer; a stream that moves has no limit.", "SECONDS"),
+    "max_concurrent_requests": ("Requests under way at once; 0: no limit.", None),
+    "queue_size": ("Requests that may wait for their turn; the next gets status 429.", None),
+    "queue_timeout": ("How long a request may wait for its turn, then it gets status 503.", "SECONDS"),
+    "health_check_interval": ("Time between two probes of a worker.", "SECONDS"),
+    "health_check_timeout": ("Time a worker has to answer a probe.", "SECONDS"),
+    "health_failure_threshold": ("Failed probes in a row that make a worker unhealthy.", None),
+    "health_success_threshold": ("Answered probes in a row that make it healthy again.", None),
+    "worker_startup_timeout": ("Time a worker has to become ready: a large model takes minutes to load.", "SECONDS"),
+    "drain_timeout": ("How long requests under way may take when the server or a worker stops.", "SECONDS"),
+    "api_key": ("Key that clients must send. Other users can read argv: better --api-key-file.", "KEY"),
+    "admin_api_key": ("Key for managing workers; without one only this machine may. Better a file.", "KEY"),
+    "ssl_certfile": ("Certificate chain (PEM): serve https.", "FILE"),
+    "ssl_keyfile": ("The certificate's private key (PEM).", "FILE"),
+    "cors_allowed_origins": ("Origins of web pages that may call the API, one or more.", "ORIGIN ..."),
+    "max_payload_size": ("Largest request body.", "BYTES"),
+    "request_id_headers": ("Headers that may carry a request's id, one or more.", "HEADER ..."),
+    "log_level": ("How much is logged.", None),
+}
+CHOICES: dict[str, Sequence[str]] = {"policy": tuple(POLICIES), "log_level": LOG_LEVELS}
+KEYS = ("api_key", "admin_api_key")
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def router_options() -> list[click.Option]:
+    """An option for each field of RouterConfig, and a file for each key."""
+    options = [option(field, *HELP[field.name], CHOICES.get(field.name)) for field in dataclasses.fields(RouterConfig)]
+    for key in KEYS:
+        text = f"File that holds the key of {flag(key)}."
+        options.append(click.Option([flag(key) + "-file"], metavar="FILE", type=click.Path(dir_okay=False), help=text))
+    return options
+
+
+def option(
+    field: dataclasses.Field[Any],
+    text: str,
+    metavar: str | None = None,
+    choices: Sequence[str] | None = None,
+    kind: type | None = None,
+) -> click.Option:
+    """The option for one field of a settings class, with the field's default and, unless `kind` is given, its type."""
+    default = None if field.default is dataclasses.MISSING else field.default
+    many = isinstance(default, tuple)
+    if kind is None and default is not None and not many:
+        kind = type(default)
+    return click.Option(
+        [flag(field.name)],
+        type=click.Choice(choices) if choices else kind,
+        default=default,
+        show_default=default not in (None, ()),
+        multiple=many,
+        metavar=metavar,
+        help=text,
+    )
+
+
+def router_config(params: dict[str, Any]) -> RouterConfig:
+    """Settings from the options' values. Raises ConfigError."""
+    values = {field.name: params[field.name] for field in dataclasses.fields(RouterConfig)}
+    for key in KEYS:
+        values[key] = _key(key, values[key], params[key + "_file"])
+    return RouterConfig(**values)
+
+
+def _key(name: str, given: str | None, file: str | None) -> str | None:
+    if file is None:
+        return given
+    if given is not None:
+        raise ConfigError(f"{flag(name)} and {flag(name)}-file are both given: give one of them")
+    try:
+        key = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"{flag(name)}-file {file} cannot be read: {reason}") from None
+    if not key:
+        raise ConfigError(f"{flag(name)}-file {file} is empty: write the key into it")
+    return key
+
+
+class Command(click.Command):
+    """A command whose options for several values take them separated by blanks, as in `--worker-urls URL URL`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        several = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
+        return super().parse_args(ctx, spread(args, several))
+
+
+def spread(args: Iterable[str], several: set[str]) -> list[str]:
+    """`--worker-urls a b` -> `--worker-urls a --worker-urls b`, as click reads it; without a value it is dropped."""
+    words: list[str] = []
+    current = ""
+    for word in args:
+        if word.startswith("-"):
+            current = word if word in several else ""
+            words += [] if current else [word]
+        elif current:
+            words += [current, word]
+        else:
+            words.append(word)
+    return words
+
+
+def invoke(command: click.Command, name: str, argv: Sequence[str] | None) -> int:
+    """Run a command; whatever is wrong with its arguments is one line on stderr. Returns the exit code."""
+    try:
+        args = None if argv is None else list(argv)
+        code = command.main(args, name, standalone_mode=False, auto_envvar_prefix=name.upper())
+    except click.ClickException as error:
+        complain(name, f"{error.format_message()} See {name} --help")
+        return error.exit_code
+    except (ConfigError, RouterError) as error:
+        complain(name, str(error))
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    return int(code or 0)
+
+
+def complain(name: str, message: str) -> None:
+    print(f"{name}: {message}", file=sys.stderr)
+
+
+# -- what people see
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at the time: a live table puts itself in front of it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+def set_up_logging(level: str) -> None:
+    """Plain lines on stderr: 12:00:01 INFO w1 ready after 3.2 s."""
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def welcome(title: str, config: RouterConfig, port: int) -> str:
+    """The screen at the start: where it listens, and what to try first."""
+    url = f"{'https' if config.ssl_certfile else 'http'}://{_reachable(config.host)}:{port}"
+    key = ' -H "authorization: Bearer $API_KEY"' if config.api_key else ""
+    body = """'{"text": "The capital of France is", "sampling_params": {"max_new_tokens": 16}}'"""
+    lines = [
+        title,
+        f"  API        {url}/v1    described at {url}/docs",
+        f"  Dashboard  {url}/",
+        f"  Try        curl {url}/generate{key} -H 'content-type: application/json' -d {body}",
+    ]
+    if not loopback(config.host) and config.api_key is None:
+        lines.append("  Open       whoever reaches this port can use it: --api-key-file sets a key")
+    return "\n".join(lines) + "\n"
+
+
+def announce(text: str) -> None:
+    print(text, flush=True)
+
+
+def _reachable(host: str) -> str:
+    """An address that a client on this machine can use."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# -- the command
+
+
+def _route(**params: Any) -> int:
+    """Route requests to inference servers started elsewhere."""
+    config = router_config(params)
+    set_up_logging(config.log_level)
+    return uvloop.run(serve(config))
+
+
+async def serve(config: RouterConfig, say: Callable[[str], None] = announce) -> int:
+    """Serve until a signal comes, then drain; a second signal ends it at once with 128 + its number."""
+    signals = Signals()
+    router = Router(config)
+    await router.start()
+    try:
+        say(welcome(f"router over {_count(config.worker_urls)}, policy {config.policy}", config, router.port))
+        await signals.next()
+        return await drained(router, config.drain_timeout, signals)
+    finally:
+        await router.close()
+
+
+async def drained(router: Router, timeout: float, signals: Signals) -> int:
+    """Let requests under way finish: 0, or 128 + the number of a signal that came before they had."""
+    drain = asyncio.ensure_future(router.drain(timeout))
+    second = asyncio.ensure_future(signals.end())
+    await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
+    code = 0 if drain.done() else 128 + second.result()
+    drain.cancel()
+    second.cancel()
+    return code
+
+
+def _count(urls: Sequence[str]) -> str:
+    return f"{len(urls)} worker" + ("" if len(urls) == 1 else "s") if urls else "no worker yet"
+
+
+EPILOG = """Every option can also be set by an environment variable: --{example} by {NAME}_{EXAMPLE}.
+
+Shell completion: eval "$(_{NAME}_COMPLETE=bash_source {name})", or zsh_source, or fish_source."""
+
+
+def epilog(name: str, example: str) -> str:
+    return EPILOG.format(name=name, NAME=name.upper(), example=example, EXAMPLE=example.upper().replace("-", "_"))
+
+
+command = Command(
+    "router",
+    callback=_route,
+    params=[*router_options()],
+    help=_route.__doc__,
+    epilog=epilog("router", "max-total-retries"),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 after a drain, 2 for bad settings, 128 + n when a second signal n ended it."""
+    return invoke(command, "router", argv)
