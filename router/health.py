@@ -123,7 +123,7 @@ class _Watch:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # it was up once, or was refused
     refusal: RouterError | None = None
-    answered: int = 0  # requests it has answered, when last looked
+    heard: float = 0.0  # the worker's `heard`, when last looked
     task: asyncio.Task[None] | None = None
 
     def settle(self, refusal: RouterError | None = None) -> None:
@@ -131,10 +131,9 @@ class _Watch:
         self.settled.set()
 
     def progressed(self) -> bool:
-        """Whether it has answered a request since this was last asked."""
-        before = self.answered
-        self.answered = self.worker.requests_total - self.worker.inflight - self.worker.failures_total
-        return self.answered > before
+        """Whether a byte of some answer has come from it since this was last asked."""
+        before, self.heard = self.heard, self.worker.heard
+        return self.heard > before
 
 
 class Prober:

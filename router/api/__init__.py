@@ -16,13 +16,14 @@ def build(parts: Parts) -> web.Application:
     app[PARTS] = parts
     for module in (workers, nodes, status, models, pages):
         app.add_routes(module.ROUTES)
-    app.on_response_prepare.extend([cors.mark, _close])
+    app.on_response_prepare.extend([cors.mark, _finish])
     return app
 
 
-async def _close(request: web.Request, response: web.StreamResponse) -> None:
+async def _finish(request: web.Request, response: web.StreamResponse) -> None:
     # A connection that was handed to aiohttp stays with it until it ends. One request each: when the client connects
     # again, the router's own protocol reads its next request, which may be inference.
     # By now aiohttp has settled the headers, so its force_close() alone would close without a word.
     response.force_close()
+    response.headers.pop("Server", None)  # which version of what runs here is not for strangers
     response.headers["Connection"] = "close"

@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 
 from router.errors import BadRequest, RouterError, Unauthorized
 from router.parts import PARTS, Parts
+from router.request import INFERENCE_PATHS
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _http_reply(request: web.Request, error: web.HTTPException) -> web.Response:
+    if error.status == 404 and request.path in INFERENCE_PATHS:  # POST goes another way, and is never seen here
+        error = web.HTTPMethodNotAllowed(request.method, ["POST"])
     path = request.path[:SHOWN_PATH]
     told: dict[int, tuple[str, str]] = {
         404: ("not_found", f"no such path: {path}; GET /docs lists what there is"),

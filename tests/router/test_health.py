@@ -178,12 +178,11 @@ async def test_a_busy_worker_that_answers_requests_but_no_probe_stays(session):
             worker.url = deaf
             seen: list[str] = []
             fleet.on_state.append(lambda *change: seen.append(change[3]))
-            for _ in range(4):  # a request is answered between any two probes
-                before = prober._watches[worker.id].answered
-                fleet.lease(worker, 0, 0.0).release(1.0)
-                await until(lambda before=before: prober._watches[worker.id].answered > before)
+            for now in range(1, 5):  # something comes from it between any two probes
+                worker.heard = float(now)
+                await until(lambda now=now: prober._watches[worker.id].heard == now)
             assert seen == []
-            await until(lambda: worker.state is State.UNHEALTHY)  # no request is answered any more
+            await until(lambda: worker.state is State.UNHEALTHY)  # nothing comes any more
             assert seen == ["no answer within 0.03 s"]
 
 
@@ -256,17 +255,19 @@ async def test_a_worker_launched_here_is_left_to_its_supervisor(session):
 
 @pytest.mark.parametrize("handle", [None, Handle()])
 async def test_an_unavailable_worker_gets_a_trial_after_a_good_probe(session, handle):
-    async with Engine() as engine, watched(session, engine.url, handle=handle) as (fleet, worker, _):
-        fleet.set_lifecycle(worker, State.READY)
+    told = {"handle": handle, "lifecycle": State.READY}
+    async with Engine() as engine, watched(session, engine.url, **told) as (fleet, worker, _):
+        await asyncio.sleep(0)  # the watch begins, and has nothing to do if the worker was launched here
         engine.answers["/health"] = 500
         for _ in range(4):
             fleet.failed(worker, "it broke")
         assert worker.breaker is Breaker.OPEN
         asked = len(engine.asked)
-        await until(lambda: len(engine.asked) > asked + 2 or worker.lifecycle is State.UNHEALTHY)
+        await until(lambda: len(engine.asked) > asked + 4 or worker.lifecycle is State.UNHEALTHY)
         engine.answers["/health"] = 200
         await until(lambda: worker.breaker is not Breaker.OPEN)
-        if handle is not None:
+        if handle is not None:  # its lifecycle is its supervisor's
+            assert worker.lifecycle is State.READY
             assert worker.breaker is Breaker.HALF_OPEN
             fleet.failed(worker, "it broke again")
             assert worker.breaker is Breaker.OPEN

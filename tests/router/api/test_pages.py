@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 
@@ -49,6 +50,14 @@ async def test_each_connection_serves_one_request(control):
             assert response.headers["Connection"] == "close"
 
 
+async def test_a_second_request_on_a_connection_is_not_read(control):
+    plane = await control()
+    reader, writer = await asyncio.open_connection("127.0.0.1", plane.client.port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
+    assert (await reader.read()).count(b"HTTP/1.1 200") == 1
+    writer.close()
+
+
 async def test_an_unknown_path_is_not_found_in_openais_shape(control):
     plane = await control()
     status, body = await plane.post("/update_weights")
@@ -62,6 +71,19 @@ async def test_the_wrong_method_is_told_the_right_one(control):
     async with plane.client.get("/add_worker") as response:
         assert (response.status, response.headers["Allow"]) == (405, "POST")
         assert message(await response.json()) == "GET is not allowed on /add_worker"
+
+
+async def test_inference_is_asked_for_with_post(control):
+    plane = await control()
+    async with plane.client.get("/v1/chat/completions") as response:
+        assert (response.status, response.headers["Allow"]) == (405, "POST")
+        assert message(await response.json()) == "GET is not allowed on /v1/chat/completions"
+
+
+async def test_answers_do_not_tell_what_runs_here(control):
+    plane = await control()
+    async with plane.client.get("/health") as response:
+        assert "Server" not in response.headers
 
 
 async def test_a_huge_control_request_is_refused(control):
