@@ -97,7 +97,6 @@ async def obey(config: LaunchConfig, router: Router, supervisor: Supervisor, sig
 
 async def _leave(config: LaunchConfig, router: Router, supervisor: Supervisor, signals: Signals) -> int:
     """Finish what is under way, then stop the workers; a second signal allows no more time for either."""
-    logger.info("draining, for at most %g s; once more to stop now", config.drain_timeout)
     code = await drained(router, config.drain_timeout, signals)
     if code == 0:
         stop = asyncio.ensure_future(supervisor.stop())

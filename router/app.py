@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import random
 import resource
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from router import api, policies
 from router.config import ConfigError, RouterConfig
+from router.errors import RouterError
 from router.exchange import TICK, Plane
 from router.fleet import Fleet
 from router.front import Gate
@@ -40,11 +42,17 @@ class Router:
         self._ticker: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError when the address cannot be had or a certificate cannot be read."""
+        """Listen.
+
+        Raises ConfigError when the address cannot be had or a certificate cannot be read, BadRequest for a worker URL
+        that cannot be one.
+        """
         loop = self._loop = asyncio.get_running_loop()
-        config = self.config
         raise_file_limit()
-        self.plane = Plane(config, self.fleet, self.policy, self.metrics, loop, random.Random())
+        self.plane = Plane(self.config, self.fleet, self.policy, self.metrics, loop, random.Random())
+        self._gate = Gate(self.plane)
+        await self._listen()
+        config = dataclasses.replace(self.config, port=self.port)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3), cookie_jar=aiohttp.DummyCookieJar()
         )
@@ -52,21 +60,21 @@ class Router:
         self.parts = Parts(config, self.fleet, self.policy, self.metrics, members)
         self._runner = web.AppRunner(api.build(self.parts), handler_cancellation=True, access_log=None)
         await self._runner.setup()
-        self._gate = Gate(self.plane, self._runner.server)
-        try:
-            await self._listen()
-        except BaseException:
-            await self._runner.cleanup()
-            await self._session.close()
-            raise
+        self._gate.elsewhere = self._runner.server
+        await self._server.start_serving()
         self._tick(loop.time())
-        await members.start()
+        try:
+            await members.start()
+        except RouterError:
+            await self.close()
+            raise
 
     async def _listen(self) -> None:
+        """Bind. Connections are taken from start_serving() on: what serves them must know the port first."""
         config = self.config
         try:
             self._server = await self._loop.create_server(
-                self._gate, config.host, config.port, ssl=_tls(config), backlog=BACKLOG
+                self._gate, config.host, config.port, ssl=_tls(config), backlog=BACKLOG, start_serving=False
             )
         except OSError as error:
             raise ConfigError(_cannot_listen(config, error)) from None

@@ -20,6 +20,8 @@ from router.errors import RouterError
 from router.policies import POLICIES
 from router.signals import Signals
 
+log = logging.getLogger(__name__)
+
 # -- options: one per field of RouterConfig, which has the defaults
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -246,6 +248,7 @@ async def serve(config: RouterConfig, say: Callable[[str], None] = announce) -> 
 
 async def drained(router: Router, timeout: float, signals: Signals) -> int:
     """Let requests under way finish: 0, or 128 + the number of a signal that came before they had."""
+    log.info("draining, for at most %g s; once more to stop now", timeout)
     drain = asyncio.ensure_future(router.drain(timeout))
     second = asyncio.ensure_future(signals.end())
     await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,8 @@
 """The workers and what is known of each: membership, state, load, recent failures. Pure: `now` is an argument.
 
 One writer for each piece of state:
-  lifecycle, pid, restarts, last_error   the supervisor (workers launched here) or the health watcher (all others)
+  lifecycle, pid, restarts   the supervisor (workers launched here) or the health watcher (all others)
+  last_error                 the same; while the worker is ready, Fleet.failed
   draining                               the members service (router/members.py)
   inflight, prefill_outstanding, latencies   Lease
   failures, breaker                      Fleet.succeeded / failed / half_open, called by the exchange and the prober
@@ -263,7 +264,8 @@ class Fleet:
         """One more consecutive failure; past the limit, or on a failed trial, the worker is unavailable."""
         worker.failures += 1
         worker.failures_total += 1
-        worker.last_error = reason
+        if worker.lifecycle is State.READY:  # else it is known why, and this is only what a request met meanwhile
+            worker.last_error = reason
         if worker.breaker is Breaker.HALF_OPEN or worker.failures > self._max_failures:
             old = worker.state
             worker.breaker = Breaker.OPEN

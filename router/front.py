@@ -48,10 +48,11 @@ class Phase(enum.Enum):
 class Gate:
     """What every front of a listener shares: the plane, the key, and who takes other requests."""
 
-    def __init__(self, plane: Plane, handler: Callable[[], asyncio.Protocol]):
+    elsewhere: Callable[[], asyncio.Protocol]  # makes aiohttp's protocol for one connection
+
+    def __init__(self, plane: Plane):
         config = plane.config
         self.plane = plane
-        self.handler = handler
         self.key = config.api_key.encode() if config.api_key else None
         self.id_headers = frozenset(name.lower().encode() for name in config.request_id_headers)
         self.origins = frozenset(origin.encode() for origin in config.cors_allowed_origins)
@@ -221,7 +222,7 @@ class Front(asyncio.Protocol):
         """The rest of this connection is aiohttp's."""
         self._stop_waiting()
         self._gate.fronts.discard(self)
-        handler = self._gate.handler()
+        handler = self._gate.elsewhere()
         self._transport.set_protocol(handler)
         handler.connection_made(self._transport)
         handler.data_received(data)

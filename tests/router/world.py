@@ -129,7 +129,8 @@ class World:
     async def start(self, workers: int) -> World:
         loop = asyncio.get_running_loop()
         self.plane = Plane(self.config, self.fleet, InOrder(), self.metrics, loop, random.Random(1))
-        self.gate = Gate(self.plane, self._elsewhere)
+        self.gate = Gate(self.plane)
+        self.gate.elsewhere = self._elsewhere
         self._server = await loop.create_server(self.gate, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         for _ in range(workers):
