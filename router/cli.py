@@ -16,9 +16,10 @@ import uvloop
 
 from router.app import Router
 from router.config import ConfigError, RouterConfig
-from router.errors import RouterError
+from router.errors import BadRequest, RouterError
 from router.policies import POLICIES
 from router.signals import Signals
+from router.urls import normalise
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +105,18 @@ def option(
 def router_config(params: dict[str, Any]) -> RouterConfig:
     """Settings from the options' values. Raises ConfigError."""
     values = {field.name: params[field.name] for field in dataclasses.fields(RouterConfig)}
+    for url in values["worker_urls"]:
+        _check_url(url)
     for key in KEYS:
         values[key] = _key(key, values[key], params[key + "_file"])
     return RouterConfig(**values)
+
+
+def _check_url(url: str) -> None:
+    try:
+        normalise(url)
+    except BadRequest as error:
+        raise ConfigError(f"--worker-urls: {error.message}") from None
 
 
 def _key(name: str, given: str | None, file: str | None) -> str | None:

@@ -140,6 +140,15 @@ def test_less_than_ten_minutes_of_being_ready_are_not():
     assert wait.delay > 20
 
 
+def test_time_spent_dead_or_loading_is_not_time_spent_ready():
+    worker = Worker(max_restarts=100)
+    worker.meets(Probed())
+    worker.crashes(1)
+    _, wait = worker.crashes(FORGIVEN_AFTER)
+    assert isinstance(wait, Wait)
+    assert wait.delay > 0.5 * (1 + JITTER)
+
+
 def test_one_crash_too_many_within_the_window_is_the_last():
     worker = Worker(max_restarts=2, restart_window=600)
     worker.crashes()
@@ -194,6 +203,16 @@ def test_ports_are_not_tried_for_ever():
     assert worker.state is State.FAILED
 
 
+def test_a_worker_that_was_ready_may_move_again():
+    worker = Worker()
+    for _ in range(3):
+        for _ in range(MAX_MOVES):
+            worker.meets(Exited(1, port_taken=True))
+        worker.meets(Probed())
+        worker.crashes()
+    assert len(worker.life.ends) == 3
+
+
 def test_a_few_failed_probes_make_a_ready_worker_unhealthy_and_one_answer_makes_it_ready_again():
     worker = Worker(State.READY, failure_threshold=3, interval=5)
     worker.meets(FAILED, 1)
@@ -212,6 +231,13 @@ def test_an_unhealthy_worker_may_have_to_answer_more_than_once():
     assert worker.state is State.UNHEALTHY
     worker.meets(Probed())
     assert worker.state is State.READY
+
+
+def test_the_answers_of_an_unhealthy_worker_must_come_in_a_row():
+    worker = Worker(State.UNHEALTHY, success_threshold=2)
+    for event in (Probed(), FAILED, Probed()):
+        worker.meets(event, 1)
+    assert worker.state is State.UNHEALTHY
 
 
 def test_an_answer_in_between_starts_the_count_of_failed_probes_anew():
@@ -238,6 +264,13 @@ def test_a_probe_is_not_believed_while_bytes_arrive():
     for _ in range(100):
         worker.now += 5
         worker.meets(Probed("timed out", heard=worker.now - 4.9, busy=True))
+    assert worker.state is State.READY
+
+
+def test_bytes_in_between_start_the_count_of_failed_probes_anew():
+    worker = Worker(State.READY, failure_threshold=3, interval=5)
+    for heard in (0.0, 0.0, NOW + 10, 0.0, 0.0):
+        worker.meets(Probed("timed out", heard), 4)
     assert worker.state is State.READY
 
 

@@ -142,13 +142,14 @@ async def test_an_engine_that_ignores_sigterm_is_killed_at_the_timeout(start: St
     assert not alive(engine.pid)
 
 
-async def test_a_second_stop_may_cut_the_first_one_short(start: Start, said):
+async def test_a_second_stop_may_cut_the_first_one_short(start: Start, said, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("launcher.process.STUCK", 3600)
     ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     engine = await start(ignore + SLEEP)
     await until(lambda: said("up"))
     patient = asyncio.create_task(engine.stop(3600))
     await asyncio.sleep(0)
-    await engine.stop(0)
+    await asyncio.wait_for(engine.stop(0), 20)
     await patient
     assert not alive(engine.pid)
 
@@ -246,6 +247,18 @@ async def test_sigkill_of_the_launcher_leaves_nothing(tmp_path: Path, said):
         launcher.kill()
     assert len(before) == 4
     await until(lambda: not any(map(alive, tree)), 5.0)
+
+
+async def test_sigkill_of_launcher_and_guardian_together_ends_the_engine(tmp_path: Path, said):
+    argv = [sys.executable, "-c", LAUNCHER, str(tmp_path / "log"), SLEEP]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout is not None
+        engine = int(launcher.stdout.readline())
+        await until(lambda: said("up"))
+        launcher.send_signal(signal.SIGSTOP)  # it must not have the time to sweep up
+        os.kill(psutil.Process(engine).ppid(), signal.SIGKILL)
+        launcher.kill()
+    await until(lambda: not alive(engine), 5.0)
 
 
 def test_engines_are_not_started_from_other_threads(tmp_path: Path):

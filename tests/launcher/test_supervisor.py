@@ -511,20 +511,25 @@ async def test_a_restart_that_fails_says_so_to_whoever_asked(world: Make):
         await restart
 
 
-async def test_what_the_old_process_says_is_not_taken_for_the_new_one(world: Make):
+@pytest.mark.parametrize("ticks", range(8))
+async def test_what_is_heard_of_a_dead_process_is_not_taken_for_news_of_the_next(world: Make, ticks: int):
+    """Death and a failed probe, `ticks` turns of the loop apart: in one of these cases the slot finds both at once."""
     it = world()
     await it.starts()
-    it.spawned[0].stubborn.clear()
-    it.reasons["w0"] = "refused"
-    restart = asyncio.create_task(it.worker().handle.restart())
-    await settle()
+    answer = asyncio.Event()
+
+    async def probe(worker: Worker) -> str | None:
+        await answer.wait()
+        return "refused"
+
+    it.supervisor.tools.probe = probe
+    await it.clock.advance(5)
     it.spawned[0].dies()
-    it.spawned[0].stubborn.set()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    answer.set()
     await settle()
-    assert it.states() == [State.STARTING]
-    it.reasons["w0"] = None
-    await it.clock.advance(0.2)
-    await restart
+    assert it.states() == [State.BACKOFF]
 
 
 async def test_a_stopped_worker_cannot_be_restarted(world: Make):
@@ -544,6 +549,20 @@ async def test_a_restart_is_answered_even_when_the_worker_is_stopped_meanwhile(w
     await it.worker().handle.stop()
     with pytest.raises(RuntimeError, match="stopped"):
         await restart
+
+
+async def test_a_restart_asked_of_a_worker_that_is_being_stopped_is_refused(world: Make):
+    it = world()
+    await it.starts()
+    it.spawned[0].stubborn.clear()
+    stop = asyncio.create_task(it.worker().handle.stop())
+    await settle()
+    restart = asyncio.create_task(it.worker().handle.restart())
+    await settle()
+    it.spawned[0].stubborn.set()
+    with pytest.raises(RuntimeError, match="stopped"):
+        await asyncio.wait_for(restart, 5)
+    await stop
 
 
 async def test_stop_returns_when_every_tree_is_gone(world: Make):
@@ -570,6 +589,14 @@ async def test_hurrying_leaves_no_time_to_those_that_are_being_stopped(world: Ma
     assert it.spawned[0].stops == [3600, 0]
     it.spawned[0].stubborn.set()
     await asyncio.gather(stop, hurry)
+
+
+async def test_after_hurrying_no_engine_gets_time_to_stop(world: Make):
+    it = world(stop_timeout=3600)
+    await it.starts()
+    await it.supervisor.hurry()
+    await it.supervisor.stop()
+    assert it.spawned[0].stops == [0, 0]
 
 
 async def test_a_worker_can_be_stopped_while_it_waits_for_its_next_start(world: Make):

@@ -152,6 +152,7 @@ def test_a_key_file_must_hold_a_key(refused, tmp_path: Path):
         (("--polcy", "random"), "--policy"),
         (("stray",), "stray"),
         (("--ssl-certfile", "cert.pem"), "belong together"),
+        (("--worker-urls", "ftp://a"), "--worker-urls: worker URL ftp://a must begin with http://"),
         (("--port",), "requires an argument"),
     ],
 )
