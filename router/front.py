@@ -61,11 +61,12 @@ class Gate:
     def __call__(self) -> Front:
         return Front(self)
 
-    def authorized(self, authorization: bytes) -> bool:
-        if self.key is None:
-            return True
-        scheme, _, key = authorization.partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self.key)
+    def authorized(self, keys: list[bytes]) -> bool:
+        return self.key is None or any(hmac.compare_digest(key, self.key) for key in keys)
+
+    def allows(self, origin: bytes) -> bool:
+        """Whether pages from there may read answers."""
+        return origin in self.origins or b"*" in self.origins
 
     def close(self) -> None:
         """Cut every connection."""
@@ -80,9 +81,32 @@ class Front(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_authorization", "_body", "_chunked", "_exchange", "_expect", "_gate", "_head_done", "_hosts", "_id",
-        "_last", "_left", "_length", "_lines", "_message_done", "_named", "_parser", "_phase", "_rest", "_route",
-        "_session", "_target", "_timer", "_transport", "close", "cors", "http10",
+        "_body",
+        "_chunked",
+        "_exchange",
+        "_expect",
+        "_gate",
+        "_head_done",
+        "_hosts",
+        "_id",
+        "_keys",
+        "_last",
+        "_left",
+        "_length",
+        "_lines",
+        "_message_done",
+        "_named",
+        "_parser",
+        "_phase",
+        "_rest",
+        "_route",
+        "_session",
+        "_target",
+        "_timer",
+        "_transport",
+        "close",
+        "cors",
+        "http10",
     )  # fmt: skip
 
     def __init__(self, gate: Gate):
@@ -105,7 +129,7 @@ class Front(asyncio.Protocol):
         self._hosts = 0
         self._length = 0
         self._chunked = self._expect = self._head_done = self._message_done = False
-        self._authorization = b""
+        self._keys: list[bytes] = []
         self._session: str | None = None
         self._id = b""
         self.cors = b""
@@ -211,7 +235,7 @@ class Front(asyncio.Protocol):
             return BadRequest("the request is not valid HTTP")
         if self._hosts > 1 or (self._hosts == 0 and not self.http10):
             return BadRequest("the request must have exactly one Host header")
-        if not self._gate.authorized(self._authorization):
+        if not self._gate.authorized(self._keys):
             return Unauthorized("the API key is missing or wrong: send it as 'Authorization: Bearer KEY'")
         limit = self._gate.plane.config.max_payload_size
         if self._length > limit:
@@ -382,11 +406,13 @@ class Front(asyncio.Protocol):
                 self._id = self._id or value
                 return
             self._lines.append(b"%b: %b\r\n" % (name, value))
-            if lower == b"authorization":
-                self._authorization = value
+            if lower == b"authorization" and value[:7].lower() == b"bearer ":
+                self._keys.append(value[7:].strip())
+            elif lower == b"x-api-key":  # Anthropic's clients
+                self._keys.append(value)
             elif lower == b"x-session-id":
                 self._session = value.decode("latin-1")
-            elif lower == b"origin" and value in self._gate.origins:
+            elif lower == b"origin" and self._gate.allows(value):
                 self.cors = b"access-control-allow-origin: %b\r\nvary: origin\r\n" % value
         elif lower == b"host":
             self._hosts += 1

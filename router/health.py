@@ -47,10 +47,12 @@ async def learn(session: aiohttp.ClientSession, fleet: Fleet, worker: Worker, ti
         listing = await ask(session, "GET", worker.url + "/v1/models", timeout=timeout)
         if listing.status >= 500:
             return f"/v1/models answers HTTP {listing.status}"
-        models = model_names(listing)
+        models = models_of(listing)
         if models:
-            fleet.set_models(worker, models)
-        generate = await _generate(session, worker, timeout)
+            fleet.set_models(worker, [model.id for model in models])
+        generate = (await ask(session, "GET", worker.url + "/generate", timeout=timeout)).status
+        if worker.native_generate is None:
+            worker.native_generate = speaks_generate(generate, models or [])
         # A locked list is a list: the worker wants a key of its own. 405: the path is there, for POST.
         if models is None and listing.status not in (401, 403) and generate != 405:
             await _require_info(session, worker, timeout)
@@ -59,30 +61,32 @@ async def learn(session: aiohttp.ClientSession, fleet: Fleet, worker: Worker, ti
     return None
 
 
-class _Model(msgspec.Struct):
+class Model(msgspec.Struct):
     id: str
+    owned_by: object = None
 
 
 class _Models(msgspec.Struct):
-    data: list[_Model]
+    data: list[Model]
 
 
-def model_names(listing: Reply) -> list[str] | None:
-    """The ids in an answer to GET /v1/models; None when it is no such list."""
+def models_of(listing: Reply) -> list[Model] | None:
+    """What an answer to GET /v1/models lists; None when it is no such list."""
     if listing.status != 200:
         return None
     try:
-        return [model.id for model in msgspec.json.decode(listing.body, type=_Models).data]
+        return msgspec.json.decode(listing.body, type=_Models).data
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
-async def _generate(session: aiohttp.ClientSession, worker: Worker, timeout: float) -> int:
-    """The status of GET /generate: SGLang and LMDeploy route it for POST (405), vLLM and llama.cpp do not (404)."""
-    status = (await ask(session, "GET", worker.url + "/generate", timeout=timeout)).status
-    if worker.native_generate is None:
-        worker.native_generate = status != 404
-    return status
+def speaks_generate(status: int, models: list[Model]) -> bool:
+    """Whether a worker's /generate is SGLang's, by the status of GET /generate and the models it lists.
+
+    SGLang and LMDeploy route the path for POST (405), vLLM and llama.cpp do not have it (404). LMDeploy's takes
+    `prompt` and `max_tokens`, no `text` and no `sampling_params`.
+    """
+    return status != 404 and not any(model.owned_by == "lmdeploy" for model in models)
 
 
 async def _require_info(session: aiohttp.ClientSession, worker: Worker, timeout: float) -> None:

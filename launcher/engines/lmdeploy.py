@@ -15,7 +15,7 @@ class LMDeploy:
     name = "lmdeploy"
     module = "lmdeploy"
     ready_path = "/health"
-    native_generate = True
+    native_generate = False  # it has a /generate, in a shape of its own: clients of this one send SGLang's
     uuid_devices = False  # nothing says that both of its backends take them
 
     def check(self, config: LaunchConfig) -> None:

@@ -236,6 +236,8 @@ async def test_a_page_of_an_allowed_origin_may_read_the_answer(world):
     w = await world(1, cors_allowed_origins=("http://ours",))
     assert (await w.post(Origin="http://ours")).headers["access-control-allow-origin"] == "http://ours"
     assert "access-control-allow-origin" not in (await w.post(Origin="http://theirs")).headers
+    anybody = await world(1, cors_allowed_origins=("*",))
+    assert (await anybody.post(Origin="http://x")).headers["access-control-allow-origin"] == "http://x"
     assert (await w.post(b"bad", Origin="http://ours")).headers["access-control-allow-origin"] == "http://ours"
 
 
@@ -290,6 +292,12 @@ async def test_inference_needs_the_key_if_there_is_one(world):
         assert (answer.status, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     assert w.tried() == [0]
     assert (await w.post(Authorization="Bearer s3cret")).status == 200
+
+
+async def test_the_key_may_come_as_anthropics_clients_send_it(world):
+    w = await world(1, api_key="s3cret")
+    assert (await w.post(path="/v1/messages", **{"x-api-key": "s3cret"})).status == 200
+    assert (await w.post(path="/v1/messages", **{"x-api-key": "wrong"})).status == 401
 
 
 async def test_a_refused_request_that_is_here_in_full_does_not_cost_the_connection(world):

@@ -89,6 +89,14 @@ async def test_generate_is_a_workers_own_unless_it_has_no_such_path(session, sta
     assert worker.native_generate is native
 
 
+async def test_lmdeploys_generate_is_another_than_sglangs(session):
+    listing = {"data": [{"id": "m", "owned_by": "lmdeploy"}]}
+    async with Engine({"/v1/models": listing, "/generate": 405}) as engine:
+        worker = Worker("w0", engine.url)
+        await learn(session, Fleet(), worker)
+    assert worker.native_generate is False
+
+
 async def test_what_the_launcher_said_about_generate_stands(session):
     async with Engine({"/v1/models": MODELS, "/generate": 200}) as engine:
         worker = Worker("w0", engine.url, native_generate=False)

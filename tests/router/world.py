@@ -178,7 +178,7 @@ class World:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait for something that a socket brings about."""
-        while not holds():  # noqa: ASYNC110
+        while not holds():
             await asyncio.sleep(0.002)
 
     async def quiet(self) -> None:

@@ -27,3 +27,7 @@ def test_requests_wait_in_its_engine_and_before_it():
     )
     assert LMDeploy().load(metrics) == Load(running=6, waiting=5, kv_usage=0.5, prefix_hit_rate=0.25)
     assert LMDeploy().load("") == Load()
+
+
+def test_sglangs_generate_is_translated_for_it():
+    assert LMDeploy().native_generate is False
