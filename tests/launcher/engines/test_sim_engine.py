@@ -214,8 +214,8 @@ def test_the_watermark_does_not_keep_out_a_request_that_is_alone():
 
 def test_a_preempted_request_comes_before_those_that_waited_behind_it():
     sim = engine(kv_tokens=48)
-    for stem, id in enumerate(("old", "new", "late"), start=1):
-        sim.add(request(id, 20, 20, stem), 0.0)
+    for stem, (id, prompt, output) in enumerate((("old", 20, 20), ("new", 20, 20), ("late", 44, 1)), start=1):
+        sim.add(request(id, prompt, output, stem), 0.0)
     assert [event.id for event in run(sim) if event.kind == "finished"] == ["old", "new", "late"]
     assert sim.stats().preempted > 0
 

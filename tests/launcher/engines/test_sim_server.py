@@ -14,12 +14,17 @@ from click.testing import CliRunner
 from launcher.engines.sim_server import main
 from tests.launcher.engines.test_sim_api import until_broken
 
+PATIENCE = 10  # seconds until a test that waits in vain gives up
+
 
 class Server:
     def __init__(self, process, port):
         self.process = process
         self.url = f"http://127.0.0.1:{port}"
         self.port = port
+
+    async def exit(self) -> int:
+        return await asyncio.wait_for(self.process.wait(), PATIENCE)
 
     async def line(self) -> str:
         return (await self.process.stdout.readline()).decode().strip()
@@ -64,7 +69,7 @@ async def test_it_serves_until_sigterm(ready):
     server = await ready()
     assert await server.get("/health") == 200
     server.process.terminate()
-    assert await server.process.wait() == 0
+    assert await server.exit() == 0
 
 
 async def test_sigterm_does_not_wait_for_requests(ready):
@@ -76,7 +81,7 @@ async def test_sigterm_does_not_wait_for_requests(ready):
                 if (await response.json())["requests"]["seen"]:
                     break
         server.process.terminate()
-        assert await server.process.wait() == 0
+        assert await server.exit() == 0
         with pytest.raises(aiohttp.ClientError):
             await request
 
@@ -86,7 +91,7 @@ async def test_sigterm_can_be_ignored_and_terminate_still_works(ready):
     server.process.terminate()
     assert await server.get("/health") == 200
     assert await server.get("/terminate") == 200
-    assert await server.process.wait() == 0
+    assert await server.exit() == 0
 
 
 async def test_it_listens_while_it_loads_and_can_be_stopped_then(start):
@@ -94,19 +99,19 @@ async def test_it_listens_while_it_loads_and_can_be_stopped_then(start):
     assert await server.line() == "sim: loading sim"
     assert await server.get("/health") == 503
     server.process.terminate()
-    assert await server.process.wait() == 0
+    assert await server.exit() == 0
 
 
 async def test_a_start_can_fail(start):
     server = await start("--fail-start", "--startup-delay", "0.01")
-    assert await server.process.wait() == 3
+    assert await server.exit() == 3
     assert b"cannot load sim" in await server.process.stderr.read()
 
 
 async def test_an_address_that_is_taken_is_said_in_one_line(start, ready):
     await ready()
     second = await start()
-    assert await second.process.wait() == 1
+    assert await second.exit() == 1
     [line] = (await second.process.stderr.read()).decode().splitlines()
     assert "address already in use" in line.lower()
 
@@ -117,7 +122,7 @@ async def test_it_can_die_of_a_request(ready, die_by, code):
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError):
             await session.post(server.url + "/generate", json={"text": "a"})
-    assert await server.process.wait() == code
+    assert await server.exit() == code
 
 
 async def test_it_can_die_after_the_first_token_of_a_stream(ready):
@@ -128,7 +133,7 @@ async def test_it_can_die_after_the_first_token_of_a_stream(ready):
             got = await until_broken(response)
     assert got.startswith(b"data: ")
     assert b"DONE" not in got
-    assert await server.process.wait() == -signal.SIGKILL
+    assert await server.exit() == -signal.SIGKILL
 
 
 async def test_a_child_can_be_left_in_its_own_session(ready):
@@ -139,7 +144,7 @@ async def test_a_child_can_be_left_in_its_own_session(ready):
         assert psutil.Process(pid).ppid() == server.process.pid
         assert os.getsid(pid) != os.getsid(server.process.pid)
         server.process.terminate()
-        await server.process.wait()
+        await server.exit()
         assert psutil.pid_exists(pid)
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -149,7 +154,7 @@ async def test_an_idle_connection_is_closed(ready):
     server = await ready("--keepalive-timeout", "0.01")
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).startswith(b"HTTP/1.1 200")
     writer.close()
 
 
