@@ -52,7 +52,7 @@ class RouterConfig:
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ConfigError(f"{_flag(name)} is {value}: it must lie between {low:.15g} and {high:.15g}")
+                raise ConfigError(f"{_flag(name)} is {value}: it must lie between {low:g} and {high:.15g}")
         for name in ("api_key", "admin_api_key"):  # one that is meant to guard, and would not
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 raise ConfigError(f"{_flag(name)} is empty: give a key, or leave the option out")

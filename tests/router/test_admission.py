@@ -106,6 +106,15 @@ def test_who_gave_up_is_not_handed_a_place() -> None:
     assert admission.leave() == "c"
 
 
+def test_those_who_waited_too_long_are_told_in_the_order_in_which_they_came() -> None:
+    admission: Admission[str] = Admission(1, 5, TIMEOUT)
+    for item, now in [("a", 0), ("b", 0), ("c", 1), ("d", 1), ("e", 2)]:
+        admission.enter(item, float(now))
+    assert admission.expired(TIMEOUT - 0.1) == []
+    assert admission.expired(TIMEOUT + 1) == ["b", "c", "d"]
+    assert admission.leave() == "e"
+
+
 def test_who_waited_too_long_makes_room_in_the_queue() -> None:
     admission: Admission[str] = Admission(1, 1, TIMEOUT)
     for item in "ab":

@@ -17,7 +17,7 @@ from router.generate import Translation
 from router.relay import CHUNKED, HELD_AT_MOST, LAST_CHUNK, Decoded, Events, Raw, RawEvents, Relay, Whole, choose, frame
 
 ERROR = b'data: {"error": {}}\n\n'
-properly = settings(max_examples=100, deadline=None)
+properly = settings(max_examples=60, deadline=None)
 
 
 # -- what a client makes of it
@@ -86,10 +86,10 @@ cuts = st.lists(st.integers(0, 10_000), max_size=12)
 
 @st.composite
 def chunked(draw: st.DrawFn, pieces: st.SearchStrategy[bytes]) -> tuple[list[bytes], list[bytes]]:
-    """A stream's events, and its chunks: one per event, or cut anywhere. The last one ends the body."""
+    """A stream's events, and its chunks: one per event, per line end, or cut anywhere. The last ends the body."""
     stream = draw(st.lists(pieces, max_size=6))
     body = b"".join(stream)
-    payloads = stream if draw(st.booleans()) else split(body, draw(cuts))
+    payloads = draw(st.sampled_from([stream, split(body, draw(cuts)), re.findall(rb"[^\r\n]+|[\r\n]", body)]))
     extensions = st.sampled_from([b"", b"", b";x=1"])
     chunks = [b"%x%b\r\n%b\r\n" % (len(payload), draw(extensions), payload) for payload in payloads]
     return stream, [*chunks, draw(st.sampled_from([b"0\r\n\r\n", b"000\r\n\r\n", b"0\r\nx-trailer: 1\r\n\r\n"]))]
@@ -225,6 +225,32 @@ def test_a_long_event_passes_and_the_next_one_can_be_told_from_an_error_again(ch
     out += stream.feed(tail) + stream.feed(frame(b"data: a\n\n"))
     assert stream.cut(ERROR) == frame(ERROR)
     assert out == raw + frame(b"data: a\n\n")
+
+
+def test_text_in_a_long_chunk_is_not_taken_for_framing() -> None:
+    inner = frame(b"data: " + b"x" * 20 + b"\n\n")  # what the next piece looks like
+    stream = RawEvents()
+    first, second = b"%x\r\ndata: " % (6 + HELD_AT_MOST + len(inner)) + b"x" * HELD_AT_MOST, inner
+    assert stream.feed(first) == first
+    out = stream.feed(second) + stream.feed(b"\r\n")
+    assert stream.cut(ERROR) == b""
+    out += stream.feed(frame(b"\n\n"))
+    assert out == second + b"\r\n" + frame(b"\n\n")
+    assert stream.cut(ERROR) == frame(ERROR)
+
+
+def test_a_line_that_ends_after_a_long_chunk_is_not_the_end_of_the_event() -> None:
+    stream = RawEvents()
+    stream.feed(frame(b"data: a\n"))
+    stream.feed(b"%x\r\n" % (HELD_AT_MOST + 1) + b"x" * HELD_AT_MOST)
+    stream.feed(b"x\r\n" + frame(b"\n"))
+    assert stream.cut(ERROR) == b""
+
+
+def test_trailers_may_follow_a_long_event() -> None:
+    stream = RawEvents()
+    pieces = [frame(b"data: " + b"x" * HELD_AT_MOST) + b"0\r\nx-tra", b"iler: 1\r\n", b"\r\n"]
+    assert b"".join(stream.feed(piece) for piece in pieces) + stream.finish() == b"".join(pieces)
 
 
 @pytest.mark.parametrize("endless", [b"5;" + b"x" * HELD_AT_MOST, b"0\r\nx: " + b"x" * HELD_AT_MOST])
