@@ -26,6 +26,7 @@ from router.parts import Parts
 BACKLOG = 4096  # connections that the kernel may hold for us; it takes the smaller of this and net.core.somaxconn
 # While draining, new requests are still taken for this long: load balancers need a moment to see the 503 of /readiness.
 SETTLE = 5.0  # seconds
+LAST_WORDS = 1.0  # seconds for a control-plane answer that is being written when everything ends
 
 
 class Router:
@@ -58,7 +59,9 @@ class Router:
         )
         members = Members(config, self.fleet, self._session)
         self.parts = Parts(config, self.fleet, self.policy, self.metrics, members)
-        self._runner = web.AppRunner(api.build(self.parts), handler_cancellation=True, access_log=None)
+        self._runner = web.AppRunner(
+            api.build(self.parts), handler_cancellation=True, access_log=None, shutdown_timeout=LAST_WORDS
+        )
         await self._runner.setup()
         self._gate.elsewhere = self._runner.server
         await self._server.start_serving()

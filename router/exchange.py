@@ -90,6 +90,7 @@ class Plane:
             next(iter(self.waiting)).timed_out()
         for exchange in self.admission.expired(now):
             exchange.queued_too_long()
+        self.metrics.queue_depth = len(self.admission)
         self.pool.reap()
         if now >= self._next_upkeep:
             self._next_upkeep = now + self.config.eviction_interval
@@ -267,6 +268,8 @@ class Exchange:
         try:
             data = self._relay.feed(data) + self._relay.finish() if last else self._relay.feed(data)
         except ValueError as error:
+            if self._connection is not None:  # more of this answer may follow, and none of it is wanted
+                self._connection.abort()
             self.on_lost(Fault.GATEWAY, f"the worker's answer cannot be read: {error}")
             return
         if not self._committed and (data or last):

@@ -128,6 +128,11 @@ class Worker:
         return self.lifecycle
 
     @property
+    def alive(self) -> bool:
+        """Its probes fail, but its process, launched here, is there: it may be busy with a long prefill."""
+        return self.lifecycle is State.UNHEALTHY and self.handle is not None
+
+    @property
     def healthy(self) -> bool:
         return self.state in (State.READY, State.DRAINING)
 
@@ -289,6 +294,7 @@ class Fleet:
         """The workers that may get a request for `model` now (None: any model).
 
         When every living worker is unavailable, all of them are candidates: the last living worker is never ejected.
+        One that only does not answer its probes is living when nobody does better.
         """
         found = self._candidates.get(model)
         if found is None:
@@ -298,9 +304,10 @@ class Fleet:
         return found
 
     def _find(self, model: str | None) -> tuple[Worker, ...]:
-        living = [w for w in self.workers.values() if w.lifecycle is State.READY and not w.draining]
+        serving = [w for w in self.workers.values() if not w.draining]
         if model is not None:
-            living = [w for w in living if not w.models or model in w.models]
+            serving = [w for w in serving if not w.models or model in w.models]
+        living = [w for w in serving if w.lifecycle is State.READY] or [w for w in serving if w.alive]
         usable = tuple(
             w for w in living if w.breaker is Breaker.CLOSED or (w.breaker is Breaker.HALF_OPEN and w.trial is None)
         )

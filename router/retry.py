@@ -46,7 +46,8 @@ class Rule:
 
 RULES: dict[Fault, Rule] = {
     Fault.NOT_SENT: Rule(Where.ANY, error=WorkersFailed),
-    Fault.STALE: Rule(Where.SAME, counts_total=False, counts_worker=False, at_most=1, error=WorkersFailed),
+    # Bounded by itself: the resend goes out on a fresh connection, which cannot be stale.
+    Fault.STALE: Rule(Where.SAME, counts_total=False, counts_worker=False, error=WorkersFailed),
     # One retry is two deaths: a request that kills what it meets must not take the fleet with it.
     Fault.DIED: Rule(Where.UNTRIED, at_most=1, error=WorkersFailed),
     Fault.BUSY: Rule(Where.UNTRIED, counts_worker=False),

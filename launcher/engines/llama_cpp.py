@@ -39,6 +39,8 @@ class LlamaCpp:
     def check(self, config: LaunchConfig) -> None:
         """Puts the demo weights together too, once for all replicas. Raises EngineMissing."""
         demo = (DEMO_PACKAGE,) if config.model_path == DEMO else ()
+        if not demo:  # a misspelt path is told before a missing package
+            installed.require_model(config.model_path)
         for module in (self.module, "launcher", *demo):
             installed.require_module(module, self.name, INSTALL, config.engine_python)
         if config.engine_python is None:  # another interpreter's weights are put together by the servers it runs

@@ -166,7 +166,6 @@ BAD = {
     "template without engine": (["--model-path", "x", "--engine", "command"], 2, "--engine-command"),
     "bad placeholder": (
         ["--model-path", "x", "--engine", "command", "--engine-command", "serve {modle} {port}"], 2, "modle"),
-    "tensor parallel without GPUs": (["--model-path", "demo", "--tp-size", "2"], 3, "GPU"),
     "half a certificate": (["--model-path", "x", "--engine", "sim", "--ssl-certfile", "c.pem"], 2, "--ssl-keyfile"),
     "missing key file": (["--model-path", "x", "--engine", "sim", "--api-key-file", "/nowhere/key"], 2, "key"),
 }  # fmt: skip

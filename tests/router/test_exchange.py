@@ -91,6 +91,21 @@ async def test_a_resend_goes_out_on_a_fresh_connection_though_others_are_idle(wo
     assert w.workers[0].connections == 4
 
 
+async def test_each_worker_tried_may_have_its_resend(world):
+    w = await world(2)
+    w.workers[0].script(CloseIdleKeepAlive("next request"), Status(503, {"retry-after": "1"}))
+    w.workers[1].script(CloseIdleKeepAlive("next request"))
+    w.worker(0).draining = True
+    w.fleet.touch()
+    await w.post()
+    w.worker(0).draining = False
+    w.fleet.touch()
+    await w.post()
+    served(await w.post(), PLAIN)
+    assert w.tried() == [2, 2]
+    await w.quiet()
+
+
 async def test_a_resend_that_is_refused_is_a_death(world):
     w = await world(2)
     w.workers[0].script(CloseIdleKeepAlive("next request"))

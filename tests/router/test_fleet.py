@@ -424,3 +424,20 @@ def test_listeners_hear_of_changes_that_can_be_seen_and_why() -> None:
         ("draining", "ready", "drain cancelled"),
         ("ready", "failed", "crashed 6 times"),
     ]
+
+
+def test_when_nobody_answers_probes_a_worker_whose_process_is_there_is_still_asked() -> None:
+    fleet = Fleet()
+    ours = Worker("w0", "http://a", lifecycle=State.UNHEALTHY, handle=NoHandle())
+    fleet.add(ours)
+    fleet.add(Worker("w1", "http://b", lifecycle=State.UNHEALTHY))
+    assert fleet.candidates(None) == (ours,)
+    well = Worker("w2", "http://c", lifecycle=State.READY)
+    fleet.add(well)
+    assert fleet.candidates(None) == (well,)
+
+
+class NoHandle:
+    async def restart(self) -> None: ...
+
+    async def stop(self) -> None: ...

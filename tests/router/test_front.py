@@ -481,6 +481,28 @@ async def test_a_translated_stream_breaks_off_as_any_other(world):
     assert not answer.complete
 
 
+async def test_what_follows_an_answer_that_was_given_up_never_reaches_the_client(world):
+    w = await world(0)
+    for _ in range(2):
+        await w.add(native_generate=False)
+    late = b'data: {"id":"c","choices":[{"index":0,"text":"LATE","finish_reason":null}]}\n\n'
+    gate, second = asyncio.Semaphore(1), asyncio.Semaphore(0)
+    w.workers[0].script(Stream([b"data: {garbled\n\n", late, late], gate=gate))
+    fine = late.replace(b"LATE", b"fine")
+    w.workers[1].script(Stream([fine, b"data: [DONE]\n\n"], gate=second))
+    client = await w.connect()
+    client.post("/generate", {"text": "hi", "stream": True})
+    await w.until(lambda: w.tried() == [1, 1])
+    gate.release()
+    gate.release()
+    await w.workers[0].until(lambda: w.workers[0].open_connections == 0)
+    second.release()
+    second.release()
+    answer = await client.answer()
+    assert b"fine" in answer.body
+    assert b"LATE" not in answer.body
+
+
 async def test_a_translated_answer_that_cannot_be_read_is_tried_elsewhere(world):
     w = await world(0)
     for _ in range(2):
