@@ -23,12 +23,13 @@ from router.config import RouterConfig
 from router.errors import ModelNotFound, NoWorker, QueueFull, QueueTimeout, RouterError, WorkersFailed, WorkerTimeout
 from router.fleet import Fleet, Lease, Worker
 from router.generate import Translation
+from router.http1 import ResponseHead, without
 from router.metrics import Metrics
 from router.policies import Policy
 from router.relay import Relay, choose
 from router.request import RouteRequest
 from router.retry import RULES, Attempts, Fault, Retry, Where, budget_left, classify, decide, refine
-from router.upstream import Connection, Head, Pool, authority, without
+from router.upstream import Connection, Pool, authority
 
 log = logging.getLogger("router")
 
@@ -134,7 +135,7 @@ class Exchange:
         self._task: asyncio.Task[None] | None = None  # a connection is being made
         self._timer: asyncio.TimerHandle | None = None  # a retry is due
         self._translation: Translation | None = None
-        self._head: Head | None = None
+        self._head: ResponseHead | None = None
         self._relay: Relay | None = None
         self._attempts: Attempts | None = None
         self._budgeted = False
@@ -230,15 +231,14 @@ class Exchange:
         target, body, lines = self.target, self._body, self._lines
         if translation is not None:
             target, body = translation.path.encode(), translation.body
-            kept = without(lines.splitlines(keepends=True), [b"accept-encoding", b"content-type"])
-            lines = b"".join(kept) + b"content-type: application/json\r\n"
+            lines = without(without(lines, b"accept-encoding"), b"content-type") + b"content-type: application/json\r\n"
         host = authority(connection.worker.url)
         request = b"POST %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (target, host, lines, len(body))
         connection.send(self, request, body)
 
     # -- the worker's answer
 
-    def on_head(self, head: Head) -> bool:
+    def on_head(self, head: ResponseHead) -> bool:
         fault = classify(head.status, head.retry_after)
         if fault is not None:
             self._count(fault, f"the worker answered {head.status}")
@@ -309,15 +309,15 @@ class Exchange:
         head, relay, client = self._head, self._relay, self._client
         lines = head.lines
         if relay.decoded:  # the worker's own length is that of another body
-            lines = without(lines, [b"content-length"])
+            lines = without(lines, b"content-length")
         if client.cors:
-            lines = without(lines, [b"access-control-allow-origin"])
+            lines = without(lines, b"access-control-allow-origin")
         sized = bool(relay.framing) or (head.length is not None and not relay.decoded)
         client.close = client.close or not sized or self._plane.refusing is not None
         return b"HTTP/1.1 %d %b\r\n%b%b%bx-request-id: %b\r\nx-worker-id: %b\r\n%b\r\n" % (
             head.status,
             head.reason,
-            b"".join(lines),
+            lines,
             relay.framing,
             client.cors,
             self.id,

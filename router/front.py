@@ -1,9 +1,8 @@
 """The client's side of a connection: finds whole requests, hands inference to an exchange, all else to aiohttp.
 
 A connection goes round: head -> body (sized or chunked) -> exchange -> head. Bytes that come during an exchange wait
-for its end, so pipelined requests are answered in order. A head is cut off at its blank line and parsed by llhttp on
-its own, one parser a request (0.3 us): what llhttp says and where we cut cannot disagree, and a sized body is only
-counted. The first request that is not inference takes the whole connection to aiohttp, with all that was read of it.
+for its end, so pipelined requests are answered in order. The first request that is not inference takes the whole
+connection to aiohttp, with all that was read of it.
 """
 
 from __future__ import annotations
@@ -11,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import enum
 import hmac
+import itertools
 import socket
 import struct
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import httptools
-
 from router.errors import BadRequest, HeadersTooLarge, PayloadTooLarge, RequestTimeout, RouterError, Unauthorized
 from router.exchange import Exchange
+from router.http1 import Chunks, RequestHead, request_head
 from router.request import INFERENCE_PATHS, parse
-from router.upstream import HOP_BY_HOP, listed, without
 
 if TYPE_CHECKING:
     from router.exchange import Plane
@@ -34,7 +32,6 @@ BODY_TIMEOUT = 30.0  # seconds without a byte of an unfinished body
 LINGER = 2.0  # seconds to read on after an early refusal, so that the client gets to see it
 
 ROUTES = {path.encode(): path for path in INFERENCE_PATHS}
-DROPPED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 
 
 class Phase(enum.Enum):
@@ -57,16 +54,20 @@ class Gate:
         self.id_headers = frozenset(name.lower().encode() for name in config.request_id_headers)
         self.origins = frozenset(origin.encode() for origin in config.cors_allowed_origins)
         self.fronts: set[Front] = set()
+        self._series = b"%016x" % plane.rng.getrandbits(64)
+        self._numbers = itertools.count(1)
 
     def __call__(self) -> Front:
         return Front(self)
 
-    def authorized(self, keys: list[bytes]) -> bool:
-        return self.key is None or any(hmac.compare_digest(key, self.key) for key in keys)
+    def authorized(self, head: RequestHead) -> bool:
+        return self.key is None or any(hmac.compare_digest(key, self.key) for key in head.keys)
 
-    def allows(self, origin: bytes) -> bool:
-        """Whether pages from there may read answers."""
-        return origin in self.origins or b"*" in self.origins
+    def cors(self, head: RequestHead) -> bytes:
+        """Header lines that let the page that asks read the answer, if its origin is allowed."""
+        if not head.origin or (head.origin not in self.origins and b"*" not in self.origins):
+            return b""
+        return b"access-control-allow-origin: %b\r\nvary: origin\r\n" % head.origin
 
     def close(self) -> None:
         """Cut every connection."""
@@ -74,39 +75,16 @@ class Gate:
             front.hang_up()
 
     def request_id(self) -> bytes:
-        return b"%032x" % self.plane.rng.getrandbits(128)
+        """A new one: random for this router, counted within it."""
+        return b"%b-%x" % (self._series, next(self._numbers))
 
 
 class Front(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_body",
-        "_chunked",
-        "_exchange",
-        "_expect",
-        "_gate",
-        "_head_done",
-        "_hosts",
-        "_id",
-        "_keys",
-        "_last",
-        "_left",
-        "_length",
-        "_lines",
-        "_message_done",
-        "_named",
-        "_parser",
-        "_phase",
-        "_rest",
-        "_route",
-        "_session",
-        "_target",
-        "_timer",
-        "_transport",
-        "close",
-        "cors",
-        "http10",
+        "_body", "_chunks", "_exchange", "_gate", "_head", "_id", "_last", "_left", "_phase", "_rest", "_route",
+        "_timer", "_transport", "close", "cors", "http10",
     )  # fmt: skip
 
     def __init__(self, gate: Gate):
@@ -115,27 +93,17 @@ class Front(asyncio.Protocol):
         self._phase = Phase.HEAD
         self._rest = b""  # bytes not yet taken: the beginning of a head, or what was pipelined
         self._timer: asyncio.TimerHandle | None = None
-        self._last = 0.0  # when the body last grew
         self._exchange: Exchange | None = None
-        self._parser: httptools.HttpRequestParser | None = None
-        self._reset()
-
-    def _reset(self) -> None:
-        """Before each request."""
+        # Of the request under way:
         self._route = ""
-        self._target = b""
-        self._lines: list[bytes] = []
-        self._named: list[bytes] = []
-        self._hosts = 0
-        self._length = 0
-        self._chunked = self._expect = self._head_done = self._message_done = False
-        self._keys: list[bytes] = []
-        self._session: str | None = None
+        self._head: RequestHead | None = None
         self._id = b""
-        self.cors = b""
         self._body: list[bytes] = []
-        self._left = 0  # body bytes still to come, or for a chunked body still allowed
+        self._left = 0  # bytes of a sized body still to come
+        self._chunks: Chunks | None = None
+        self._last = 0.0  # when the body last grew
         self.http10 = self.close = False
+        self.cors = b""
 
     # -- asyncio.Protocol
 
@@ -187,17 +155,12 @@ class Front(asyncio.Protocol):
         if path is None:
             self._hand_over(data)
             return
-        self._reset()
         self._route = path
-        self._parser = httptools.HttpRequestParser(self)
         try:
-            self._parser.feed_data(data[:end])
-        except httptools.HttpParserUpgrade:
-            pass  # an upgrade may be ignored
-        except httptools.HttpParserError as error:
-            self.refuse(BadRequest(f"the request is not valid HTTP: {error}"))
-            return
-        self._begin(data[end:])
+            self._begin(request_head(data[:end], self._gate.id_headers), data[end:])
+        except BadRequest as error:
+            self._id, self.cors, self.close = b"", b"", True
+            self.refuse(error)
 
     @staticmethod
     def _path(head: bytes) -> bytes:
@@ -206,40 +169,36 @@ class Front(asyncio.Protocol):
             return b""
         return head[5 : head.find(b" ", 5)].partition(b"?")[0]
 
-    def _begin(self, rest: bytes) -> None:
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
         """The head is read: judge it, then wait for the body."""
-        self._stop_waiting()
-        self.http10 = self._parser.get_http_version() == "1.0"
-        self.close = self.http10 or not self._parser.should_keep_alive()
-        error = self._objection()
+        self._head = head
+        self._id = head.id
+        self.http10, self.close = head.http10, head.close
+        self.cors = self._gate.cors(head) if head.origin else b""
+        if self._timer is not None:
+            self._stop_waiting()
+        error = self._objection(head)
         if error is not None:
-            self.close = self.close or isinstance(error, BadRequest)
-            if not self._chunked and len(rest) >= self._length:  # nothing of this request is still to come
-                self._phase, self._rest = Phase.EXCHANGE, rest[self._length :]
+            if not head.chunked and len(rest) >= head.length:  # nothing of this request is still to come
+                self._phase, self._rest = Phase.EXCHANGE, rest[head.length :]
             self.refuse(error)
             return
-        if self._named:
-            self._lines = without(self._lines, self._named)
-        if self._expect and not rest:
+        if head.expect and not rest:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if self._chunked:
-            self._phase, self._left = Phase.CHUNKED_BODY, self._gate.plane.config.max_payload_size
+        if head.chunked:
+            self._phase, self._chunks = Phase.CHUNKED_BODY, Chunks()
             if rest:
                 self._read_chunked(rest)
         else:
-            self._phase, self._left = Phase.SIZED_BODY, self._length
+            self._phase, self._left = Phase.SIZED_BODY, head.length
             self._read_sized(rest)
 
-    def _objection(self) -> RouterError | None:
-        if not self._head_done:
-            return BadRequest("the request is not valid HTTP")
-        if self._hosts > 1 or (self._hosts == 0 and not self.http10):
-            return BadRequest("the request must have exactly one Host header")
-        if not self._gate.authorized(self._keys):
+    def _objection(self, head: RequestHead) -> RouterError | None:
+        if not self._gate.authorized(head):
             return Unauthorized("the API key is missing or wrong: send it as 'Authorization: Bearer KEY'")
         limit = self._gate.plane.config.max_payload_size
-        if self._length > limit:
-            return PayloadTooLarge(f"the body has {self._length} bytes: at most {limit} are taken (--max-payload-size)")
+        if head.length > limit:
+            return PayloadTooLarge(f"the body has {head.length} bytes: at most {limit} are taken (--max-payload-size)")
         return None
 
     def _hand_over(self, data: bytes) -> None:
@@ -262,21 +221,24 @@ class Front(asyncio.Protocol):
             return
         if len(data) > left:
             self._rest, data = data[left:], data[:left]
-        self._body.append(data)
-        self._complete()
+        if self._body:
+            self._body.append(data)
+            data = b"".join(self._body)
+            self._body.clear()
+        self._complete(data)
 
     def _read_chunked(self, data: bytes) -> None:
+        chunks, limit = self._chunks, self._gate.plane.config.max_payload_size
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self._message_done:
-                self.refuse(BadRequest(f"the body is not validly chunked: {error}"))
-                return
-        if self._left < 0:
-            limit = self._gate.plane.config.max_payload_size
+            chunks.feed(data)
+        except ValueError as error:
+            self.refuse(BadRequest(str(error)))
+            return
+        if chunks.size > limit:
             self.refuse(PayloadTooLarge(f"the body is longer than {limit} bytes (--max-payload-size)"))
-        elif self._message_done:
-            self._complete()
+        elif chunks.ended:
+            self.close = self.close or chunks.excess  # what follows in one piece with it is not served
+            self._complete(chunks.take())
         else:
             self._grow()
 
@@ -285,22 +247,20 @@ class Front(asyncio.Protocol):
         if self._timer is None:
             self._wait(BODY_TIMEOUT)
 
-    def _complete(self) -> None:
+    def _complete(self, body: bytes) -> None:
         """The whole request is here."""
         if self._timer is not None:
             self._stop_waiting()
-        gate = self._gate
+        gate, head = self._gate, self._head
         self._phase = Phase.EXCHANGE
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
         self._id = self._id or gate.request_id()
         try:
-            request = parse(self._route, body, self._session)
+            request = parse(self._route, body, head.session)
         except RouterError as error:
             self.refuse(error)
             return
-        self._lines.append(b"x-request-id: %b\r\n" % self._id)
-        self._exchange = Exchange(gate.plane, self, request, self._target, b"".join(self._lines), body, self._id)
+        lines = b"%bx-request-id: %b\r\n" % (head.lines, self._id)
+        self._exchange = Exchange(gate.plane, self, request, head.target, lines, body, self._id)
         self._exchange.start()
 
     def _pipeline(self, data: bytes) -> None:
@@ -391,51 +351,3 @@ class Front(asyncio.Protocol):
                 self._wait(BODY_TIMEOUT - quiet)
                 return
         self.refuse(RequestTimeout("the request did not become complete in time"))
-
-    # -- httptools callbacks
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_done:  # a trailer: it ends here
-            return
-        lower = name.lower()
-        if lower not in DROPPED:
-            if lower in self._gate.id_headers:
-                self._id = self._id or value
-                return
-            self._lines.append(b"%b: %b\r\n" % (name, value))
-            if lower == b"authorization" and value[:7].lower() == b"bearer ":
-                self._keys.append(value[7:].strip())
-            elif lower == b"x-api-key":  # Anthropic's clients
-                self._keys.append(value)
-            elif lower == b"x-session-id":
-                self._session = value.decode("latin-1")
-            elif lower == b"origin" and self._gate.allows(value):
-                self.cors = b"access-control-allow-origin: %b\r\nvary: origin\r\n" % value
-        elif lower == b"host":
-            self._hosts += 1
-        elif lower == b"content-length":
-            self._length = int(value)
-        elif lower == b"transfer-encoding":
-            self._chunked = True
-        elif lower == b"connection":
-            self._named += listed(value)
-        elif lower == b"expect":
-            self._expect = value.lower() == b"100-continue"
-
-    def on_headers_complete(self) -> None:
-        self._head_done = True
-
-    def on_body(self, data: bytes) -> None:
-        self._left -= len(data)
-        if self._left >= 0 and not self._message_done:
-            self._body.append(data)
-
-    def on_message_begin(self) -> None:
-        if self._message_done:  # something follows a chunked body in one piece with it: this response is the last one
-            self.close = True
-
-    def on_message_complete(self) -> None:
-        self._message_done = True

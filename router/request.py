@@ -98,8 +98,12 @@ def parse(path: str, body: bytes, session: str | None = None) -> RouteRequest:
 
 
 def _prompt(path: str, fields: _Body) -> bytes:
-    parts = [raw for name in _PROMPT_FIELDS[path] if (raw := getattr(fields, name))]
-    return bytes(parts[0]) if len(parts) == 1 else b"\n".join(parts)
+    prompt = b""
+    for name in _PROMPT_FIELDS[path]:
+        raw = getattr(fields, name)
+        if raw:
+            prompt = b"%b\n%b" % (prompt, raw) if prompt else bytes(raw)
+    return prompt
 
 
 def _text(raw: Raw) -> str | None:
