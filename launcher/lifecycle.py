@@ -79,6 +79,13 @@ class Exited:
 
 
 @dataclass(frozen=True)
+class NotStarted:
+    """No process could be made; `reason` is the operating system's."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class BackoffOver:
     """The delay before the next start has passed."""
 
@@ -93,7 +100,7 @@ class StopAsked:
     """The worker is not wanted any more."""
 
 
-Event = Probed | Exited | BackoffOver | RestartAsked | StopAsked
+Event = Probed | Exited | NotStarted | BackoffOver | RestartAsked | StopAsked
 
 
 # -- what is to be done about it, in order
@@ -231,6 +238,10 @@ def _exited_while_starting(life: Life, event: Exited, now: float, rng: random.Ra
     return _ended(life, f"{describe(event.code)} while starting", now, rng, rules, incurable)
 
 
+def _not_started(life: Life, event: NotStarted, now: float, rng: random.Random, rules: Rules) -> Step:
+    return _ended(life, f"could not be started: {event.reason}", now, rng, rules)
+
+
 def _exited_while_up(life: Life, event: Exited, now: float, rng: random.Random, rules: Rules) -> Step:
     return _ended(life, describe(event.code), now, rng, rules)
 
@@ -275,6 +286,7 @@ _Row = Callable[[Life, Any, float, random.Random, Rules], Step]
 _TABLE: dict[tuple[State, type[Event]], _Row] = {
     (State.STARTING, Probed): _probed_while_starting,
     (State.STARTING, Exited): _exited_while_starting,
+    (State.STARTING, NotStarted): _not_started,
     (State.STARTING, RestartAsked): _restart,
     (State.STARTING, StopAsked): _stop,
     (State.READY, Probed): _probed_while_up,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -21,7 +20,7 @@ from launcher import lifecycle, logs
 from launcher.config import LaunchConfig
 from launcher.engines import Command, Engine
 from launcher.errors import LaunchError, StartFailed
-from launcher.lifecycle import BackoffOver, Exited, Life, Probed, RestartAsked, StopAsked
+from launcher.lifecycle import BackoffOver, Exited, Life, NotStarted, Probed, RestartAsked, StopAsked
 from launcher.plan import WorkerSpec
 from router.config import RouterConfig
 from router.fleet import Fleet, State, Worker
@@ -107,7 +106,8 @@ class Supervisor:
     async def hurry(self) -> None:
         """Let engines that are being stopped, or will be, have no more time for it."""
         self.stop_timeout = 0.0
-        await asyncio.gather(*(slot.kill_now() for slot in self.slots))
+        # Wanted first, killed second: else those that die first count as crashed, and are started again.
+        await asyncio.gather(self.stop(), *(slot.kill_now() for slot in self.slots))
 
     async def hopeless(self) -> StartFailed:
         """Wait until it is certain that no worker ever becomes ready; returns the error that says so."""
@@ -158,7 +158,8 @@ class Slot:
         self._number = 0
         self._process: Running | None = None
         self._watchers: list[asyncio.Task[None]] = []
-        self._awaited: list[asyncio.Future[None]] = []  # restarts that somebody waits for
+        self._asked: list[asyncio.Future[None]] = []  # restarts that lie in the mailbox
+        self._awaited: list[asyncio.Future[None]] = []  # restarts under way
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._freeing: asyncio.Future[None] | None = None  # the wait for a dead engine's device memory
@@ -174,7 +175,7 @@ class Slot:
         if self._task is None or self._task.done():
             raise RuntimeError(f"{self.worker.id} is stopped")
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._awaited.append(ready)
+        self._asked.append(ready)
         self._mailbox.put_nowait((None, RestartAsked()))
         await ready
 
@@ -204,6 +205,8 @@ class Slot:
             await self._enter(self.life, self._first_actions)
             while self.life.state is not State.STOPPED:
                 number, event = await self._mailbox.get()
+                if isinstance(event, RestartAsked):
+                    self._awaited, self._asked = self._awaited + self._asked, []
                 if number in (None, self._number):
                     now, rng = self._tools.clock(), self._tools.rng
                     await self._enter(*lifecycle.step(self.life, event, now, rng, self._supervisor.rules))
@@ -213,6 +216,7 @@ class Slot:
             await self._enter(replace(self.life, state=State.FAILED, reason=str(error)), ())
         finally:
             await self._kill()
+            self._awaited += self._asked
             self._answer(RuntimeError(f"{self.worker.id} is stopped"))
 
     async def _enter(self, life: Life, actions: Sequence[lifecycle.Action]) -> None:
@@ -259,14 +263,14 @@ class Slot:
     async def _spawn(self) -> None:
         if not self._tools.port_free(self.spec.port):
             self._move()
-        self.log = logs.next_file(self._supervisor.folder, self.worker.id)
         command = self._supervisor.engine.command(self.spec, self._supervisor.config)
-        logger.info("%s starting%s, port %d, log %s", self.worker.id, _where(self.spec), self.spec.port, self.log)
+        self.log = None
         try:
+            self.log = logs.next_file(self._supervisor.folder, self.worker.id)
+            logger.info("%s starting%s, port %d, log %s", self.worker.id, _where(self.spec), self.spec.port, self.log)
             self._process = await self._tools.spawn(command, self.spec, self.log)
         except OSError as error:
-            logger.error("%s: no process could be made: %s", self.worker.id, error)
-            self._post(self._number, Exited(os.EX_OSERR))
+            self._post(self._number, NotStarted(str(error)))
             return
         self.worker.pid = self._process.pid
         self._watch(self._await_exit(self._process, self._number))
@@ -365,7 +369,7 @@ def _excerpt(slot: Slot, before: Life) -> str:
     """
     end = logs.tail(slot.log) if before.state is State.STARTING else []
     if not end or not slot.first_to_say(end[-1]):
-        return f" (log: {slot.log})"
+        return f" (log: {slot.log})" if slot.log else ""
     return f". The end of its log, {slot.log}:" + "".join(f"\n    {line}" for line in end)
 
 

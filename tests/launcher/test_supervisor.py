@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher import logs
 from launcher.config import LaunchConfig
 from launcher.engines import Command, Load
 from launcher.errors import BadConfig
+from launcher.lifecycle import Event, Exited, Probed
 from launcher.plan import WorkerSpec
 from launcher.supervisor import Supervisor, Tools
 from router.config import RouterConfig
@@ -511,6 +513,22 @@ async def test_a_restart_that_fails_says_so_to_whoever_asked(world: Make):
         await restart
 
 
+@pytest.mark.parametrize("news", [Probed(), Exited(-9)])
+async def test_what_happened_before_a_restart_does_not_answer_whoever_asked_for_it(world: Make, news: Event):
+    it = world()
+    await it.starts()
+    it.reasons["w0"] = "refused"
+    slot = it.supervisor.slots[0]
+    restart = asyncio.create_task(slot.restart())
+    slot._post(slot._number, news)  # it lies in the mailbox when the wish comes
+    await settle()
+    assert not restart.done()
+    it.reasons["w0"] = None
+    await it.clock.advance(0.2)
+    await restart
+    assert len(it.spawned) == 2
+
+
 @pytest.mark.parametrize("ticks", range(8))
 async def test_what_is_heard_of_a_dead_process_is_not_taken_for_news_of_the_next(world: Make, ticks: int):
     """Death and a failed probe, `ticks` turns of the loop apart: in one of these cases the slot finds both at once."""
@@ -599,6 +617,23 @@ async def test_after_hurrying_no_engine_gets_time_to_stop(world: Make):
     assert it.spawned[0].stops == [0, 0]
 
 
+async def test_an_engine_that_ends_in_the_hurry_is_not_taken_for_crashed(
+    world: Make, caplog: pytest.LogCaptureFixture
+):
+    it = world(2)
+    await it.starts()
+    it.spawned[1].stubborn.clear()  # while one takes its time, the other is long gone
+    hurry = asyncio.create_task(it.supervisor.hurry())
+    await asyncio.sleep(0)
+    it.spawned[0].dies(-15)
+    await it.clock.advance(1)
+    assert it.worker(0).state is State.STOPPED
+    assert len(it.spawned) == 2
+    it.spawned[1].stubborn.set()
+    await hurry
+    assert "killed by" not in caplog.text
+
+
 async def test_a_worker_can_be_stopped_while_it_waits_for_its_next_start(world: Make):
     it = world()
     await it.starts()
@@ -618,3 +653,25 @@ async def test_a_process_that_cannot_be_made_is_a_failed_start(world: Make):
     it.supervisor.tools.spawn = spawn
     await it.starts()
     assert it.states() == [State.FAILED]
+
+
+async def test_a_log_that_cannot_be_made_is_a_failed_start(
+    world: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    it = world()
+    await it.starts()
+
+    def full(folder: Path, worker_id: str) -> Path:
+        raise OSError(28, "No space left on device")
+
+    it.spawned[0].dies()
+    await settle()
+    with monkeypatch.context() as disk:
+        disk.setattr(logs, "next_file", full)
+        await it.clock.advance(0.7)
+    assert it.states() == [State.BACKOFF]
+    assert "No space left on device" in (it.worker().last_error or "")
+    assert "Traceback" not in caplog.text
+    assert "None" not in caplog.text
+    await it.clock.advance(2)
+    assert it.states() == [State.READY]
