@@ -1,7 +1,8 @@
 """How a worker's body becomes the client's: framing, held-back events, translation, and how a broken one ends. Pure.
 
-A relay gets the worker's body in pieces and returns what may be written now. Raw relays see the bytes as they came,
-chunk framing included, so that a body crosses the router untouched; decoded ones see the body alone.
+A relay gets the worker's body in pieces and returns what may be written now. A raw one sees the bytes as they came,
+chunk framing included, so that a body crosses the router untouched. Decoded ones see the body alone and frame what they
+let through, one chunk a piece: where an error event may still follow, the router must own the framing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ LAST_CHUNK = b"0\r\n\r\n"
 HELD_AT_MOST = 64 * 1024
 # A blank line ends an event, whatever ends a line.
 EVENT_END = (b"\n\n", b"\n\r\n", b"\r\r")
-EVENT_END_OF_CHUNK = tuple(end + b"\r\n" for end in EVENT_END)
 
 
 class Relay(Protocol):
@@ -67,86 +67,27 @@ class Events:
         self.torn = False  # part of an event is out: an error event can no longer be told from its rest
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes of the stream, return those that may go out. Raises ValueError for broken framing."""
+        """Take the next bytes of the stream, return those that may go out."""
         if self._held:
             data = self._held + data
-        out = self._whole(data)
-        if len(data) - out > HELD_AT_MOST:
-            out, self.torn = self._overflow(data), True
-        elif out:
+            self._held = b""
+        if data.endswith(EVENT_END):
             self.torn = False
+            return data
+        out = max((at + len(end) for end in EVENT_END if (at := data.rfind(end)) >= 0), default=0)
+        if len(data) - out > HELD_AT_MOST:
+            self.torn = True
+            return data
+        self.torn = self.torn and not out
         self._held = data[out:]
         return data[:out]
 
     def finish(self) -> bytes:
         return self._held
 
-    def _whole(self, data: bytes) -> int:
-        """How many bytes are whole events."""
-        return max((at + len(end) for end in EVENT_END if (at := data.rfind(end)) >= 0), default=0)
-
-    def _overflow(self, data: bytes) -> int:
-        """How many bytes go out when there are too many to hold."""
-        return len(data)
-
-
-def _is_one_chunk(data: bytes) -> bool:
-    """Whether `data` is just one chunk of 16 to 4095 bytes, its size written as all servers do. False when in doubt."""
-    return data.startswith(b"%x\r\n" % (len(data) - (6 if len(data) < 262 else 7)))
-
-
-class RawEvents(Events):
-    """A chunked event stream as it comes, less the tail of a piece that ends inside an event or a chunk."""
-
-    decoded = False
-    framing = CHUNKED
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._next = 0  # where the next chunk begins, as an offset into _held and what follows it
-        self._tail = b""  # the stream's last bytes before that, enough to see an event's end
-
-    def feed(self, data: bytes) -> bytes:
-        # Nearly every piece is one event in one chunk: 0.3 us to see this, 3 us to read chunk by chunk.
-        if data.endswith(EVENT_END_OF_CHUNK) and not self._held and not self.torn and _is_one_chunk(data):
-            return data
-        out = super().feed(data)
-        self._next -= len(out)
-        return out
-
-    def cut(self, event: bytes) -> bytes:
-        return b"" if self.torn else frame(event)
-
-    def _whole(self, data: bytes) -> int:
-        """How many bytes are whole events in whole chunks."""
-        whole = 0
-        while (line := data.find(b"\r\n", self._next)) >= 0 and (size := self._size(data, line)):
-            end = line + 2 + size
-            if len(data) < end + 2:
-                break
-            self._tail = (self._tail + data[max(line + 2, end - 3) : end])[-3:]
-            self._next = end + 2
-            if self._tail.endswith(EVENT_END):
-                whole = self._next
-        return whole
-
-    def _overflow(self, data: bytes) -> int:
-        """All that can go out such that what follows begins at a chunk, or in the body of one."""
-        if (line := data.find(b"\r\n", self._next)) >= 0 and (size := self._size(data, line)):
-            self._next = line + 4 + size
-            self._tail = b""
-        out = min(self._next, len(data))
-        if len(data) - out > HELD_AT_MOST:
-            raise ValueError("a chunk's first line or the trailers are too long")
-        return out
-
-    def _size(self, data: bytes, line: int) -> int:
-        """Of the next chunk, whose first line ends at `line`; 0 is the last chunk's. Raises ValueError."""
-        return int(data[self._next : line].partition(b";")[0], 16)
-
 
 class Decoded:
-    """The body in the router's own framing: for clients or workers that do not chunk, and for translated streams."""
+    """The body in the router's own framing: streams of events, and clients or workers that do not chunk."""
 
     decoded = True
 
@@ -198,6 +139,8 @@ def choose(
     """The relay for an answer: `chunked` or `sized` as the worker framed it, `events` for text/event-stream."""
     if translation is not None and ok:
         return Decoded(http10, translation) if translation.stream else Whole(translation)
-    if chunked and not http10:
-        return RawEvents() if events else Raw(CHUNKED)
-    return Raw() if sized else Decoded(http10, Events() if events else None)
+    if sized:
+        return Raw()
+    if events:
+        return Decoded(http10, Events())
+    return Raw(CHUNKED) if chunked and not http10 else Decoded(http10)

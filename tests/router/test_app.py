@@ -143,3 +143,17 @@ async def test_an_unknown_path_is_a_404_in_openai_shape(start):
     for method, path in [("POST", "/shutdown"), ("POST", "/v1/x"), ("GET", "/nope"), ("POST", "//generate")]:
         status, body = await ask(router, method, path)
         assert (status, json.loads(body)["error"]["code"]) == (404, "not_found")
+
+
+async def test_upkeep_goes_on_after_it_has_failed_once(start, monkeypatch):
+    router = await start()
+    ticks: list[float] = []
+
+    def fails(now: float) -> None:
+        ticks.append(now)
+        raise RuntimeError("a bug")
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    monkeypatch.setattr(router.plane, "tick", fails)
+    while len(ticks) < 2:
+        await asyncio.sleep(0.01)

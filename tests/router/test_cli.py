@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,12 @@ def test_log_lines_are_plain(capsys: pytest.CaptureFixture[str]):
     time, severity, text = capsys.readouterr().err.rstrip("\n").split(" ", 2)
     assert len(time) == len("12:00:01")
     assert (severity, text) == ("INFO", "w1 ready")
+
+
+def test_the_commands_need_nothing_that_python_3_10_lacks():
+    """Its StreamHandler is no generic class. In a process of its own, because the modules are loaded here."""
+    code = "import logging; del logging.StreamHandler.__class_getitem__; import launcher.cli"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 async def test_it_serves_until_a_signal_comes():

@@ -251,6 +251,18 @@ async def test_an_engine_that_dies_without_an_answer_has_stopped(make):
     assert members._fleet.workers == {}
 
 
+async def test_a_worker_that_is_leaving_gets_no_request_whoever_asks_for_it(make):
+    members = await make()
+    worker = launched(members)
+    lease = members._fleet.lease(worker, 10, 0.0)
+    removing = asyncio.ensure_future(members.remove(worker))
+    await until(lambda: worker.draining)
+    members.undrain(worker)
+    assert members._fleet.candidates(None) == ()
+    lease.release(1.0)
+    await removing
+
+
 # -- restarting
 
 
@@ -272,6 +284,30 @@ async def test_a_drained_worker_stays_drained_over_a_restart(make):
     members.drain(worker)
     await members.restart(worker)
     assert worker.state is State.DRAINING
+
+
+async def test_a_worker_drained_during_its_restart_stays_drained(make):
+    members = await make()
+    worker = launched(members)
+    lease = members._fleet.lease(worker, 10, 0.0)
+    restarting = asyncio.ensure_future(members.restart(worker))
+    await until(lambda: worker.draining)
+    members.drain(worker)
+    lease.release(1.0)
+    await restarting
+    assert worker.state is State.DRAINING
+
+
+async def test_a_worker_removed_during_a_rolling_restart_does_not_end_it(make):
+    members = await make()
+    leaving, other = launched(members), launched(members)
+    lease = members._fleet.lease(leaving, 10, 0.0)
+    restarting = asyncio.ensure_future(members.restart_all())
+    await until(lambda: leaving.draining)
+    await members.remove(leaving, force=True)
+    leaving.handle.fails = True  # what is stopped cannot be restarted
+    lease.release(1.0)
+    assert await restarting == [other]
 
 
 async def test_a_worker_started_elsewhere_cannot_be_restarted_from_here(make):
