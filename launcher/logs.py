@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -15,11 +16,23 @@ _UNPRINTABLE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b-\x1
 
 
 def folder(log_dir: str | None, port: int) -> Path:
-    """The folder of a launch's logs, created for this user alone; by default in the platform's state folder."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    path = Path(log_dir) if log_dir else state / "llm-launch" / str(port)
+    """The folder of a launch's logs, created for this user alone; by default in the platform's state folder.
+
+    Raises OSError, with the folder's name, when it cannot be had or written to.
+    """
+    path = Path(log_dir) if log_dir else _state_folder() / "llm-launch" / str(port)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     return path
+
+
+def _state_folder() -> Path:
+    state = os.environ.get("XDG_STATE_HOME")
+    try:
+        return Path(state) if state else Path.home() / ".local" / "state"
+    except RuntimeError:  # a user without an entry in passwd, and without HOME
+        raise FileNotFoundError(errno.ENOENT, "this user has no home folder", "~/.local/state") from None
 
 
 def next_file(folder: Path, worker_id: str) -> Path:

@@ -111,8 +111,8 @@ class Process:
                     self._exit.set_result(int(value))
                 elif clean:
                     self.members.update(map(int, value.split()))
-        except OSError:
-            pass  # the guardian was killed
+        except (OSError, ValueError):
+            clean = False  # the guardian was killed, or its list is longer than a line may be
         try:
             self._writer.close()
             await asyncio.to_thread(self._guardian.wait)

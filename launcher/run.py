@@ -42,16 +42,17 @@ async def serve(config: LaunchConfig, say: Callable[[str], None] = announce) -> 
     """Listen, start the workers, obey signals; no engine process is left when this returns or raises."""
     signals = Signals()  # before the first process: a signal that came in between would leave it behind
     router = Router(config.router)
+    ports = Ports()
     await router.start()
     try:
-        ports = Ports()
-        engine, specs = prepare(config, ports)
+        engine, specs = await asyncio.to_thread(prepare, config, ports)  # NVML and other interpreters take their time
         folder = log_folder(config, router.port)
         supervisor = Supervisor(config, engine, specs, router.fleet, folder, tools(config, router, ports))
         say(welcome(_title(config, engine, specs), config.router, router.port))
         return await supervise(config, router, supervisor, signals)
     finally:
         await router.close()
+        ports.close()
 
 
 def prepare(config: LaunchConfig, ports: Ports) -> tuple[Engine, list[WorkerSpec]]:

@@ -85,9 +85,9 @@ class Router:
 
     def _tick(self, due: float) -> None:
         now = self._loop.time()
+        self._ticker = self._loop.call_later(TICK, self._tick, now + TICK)  # first: one error must not end all upkeep
         self.metrics.lagged(max(0.0, now - due))
         self.plane.tick(now)
-        self._ticker = self._loop.call_later(TICK, self._tick, now + TICK)
 
     async def drain(self, timeout: float) -> None:
         """Readiness turns 503; returns when nothing is in flight, or after `timeout` seconds.

@@ -180,7 +180,7 @@ def complain(name: str, message: str) -> None:
 # -- what people see
 
 
-class _Stderr(logging.StreamHandler[TextIO]):
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 cannot subscript it
     """Writes to what sys.stderr is at the time: a live table puts itself in front of it."""
 
     def __init__(self) -> None:

@@ -40,6 +40,7 @@ class Members:
         self._prober = Prober(config, fleet, session)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._restarting = asyncio.Lock()
+        self._reasons: dict[Worker, set[str]] = {}  # why each of these is drained
 
     async def start(self) -> None:
         """Begin watching, and add the configured workers without waiting for them. Raises BadRequest."""
@@ -103,10 +104,11 @@ class Members:
 
     def drain(self, worker: Worker) -> None:
         """Send it no new requests; returns at once."""
-        self._fleet.set_draining(worker, True)
+        self._hold(worker, "asked for")
 
     def undrain(self, worker: Worker) -> None:
-        self._fleet.set_draining(worker, False)
+        """Take back a drain that was asked for; a worker that is leaving or being restarted stays drained meanwhile."""
+        self._let_go(worker, "asked for")
 
     async def restart(self, worker: Worker) -> None:
         """Drain, restart, serve again. Raises BadRequest (not launched here) or WorkersFailed (did not come back)."""
@@ -158,13 +160,28 @@ class Members:
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    async def _remove(self, worker: Worker, force: bool) -> None:
+    def _hold(self, worker: Worker, reason: str) -> None:
+        self._reasons.setdefault(worker, set()).add(reason)
         self._fleet.set_draining(worker, True)
+
+    def _let_go(self, worker: Worker, reason: str) -> None:
+        """One reason less to drain it; the others stand."""
+        reasons = self._reasons.pop(worker, set()) - {reason}
+        if reasons:
+            self._reasons[worker] = reasons
+        self._fleet.set_draining(worker, bool(reasons))
+
+    async def _remove(self, worker: Worker, force: bool) -> None:
+        self._hold(worker, "leaving")
         if not force:
             await self._idle(worker)
         if worker.handle is not None:
             await worker.handle.stop()
+        self._take_out(worker)
+
+    def _take_out(self, worker: Worker) -> None:
         self._fleet.remove(worker)
+        self._reasons.pop(worker, None)
 
     async def _idle(self, worker: Worker) -> None:
         loop = asyncio.get_running_loop()
@@ -183,31 +200,35 @@ class Members:
         async with self._restarting:
             for worker in list(self._fleet.workers.values()):
                 if worker.handle is not None and worker.id in self._fleet.workers:
-                    await self._restart_one(worker)
-                    restarted.append(worker)
+                    try:
+                        await self._restart_one(worker)
+                    except WorkersFailed:
+                        if worker.id in self._fleet.workers:
+                            raise
+                    else:
+                        restarted.append(worker)
         return restarted
 
     async def _restart_one(self, worker: Worker) -> None:
         assert worker.handle is not None
-        drained_before = worker.draining
-        self._fleet.set_draining(worker, True)
+        self._hold(worker, "restarting")
         try:
             await self._idle(worker)
             await worker.handle.restart()
         except RuntimeError as error:
             raise WorkersFailed(f"worker {worker.url} did not come back: {error}") from None
         finally:
-            self._fleet.set_draining(worker, drained_before)
+            self._let_go(worker, "restarting")
 
     async def _terminate(self, worker: Worker) -> None:
-        self._fleet.set_draining(worker, True)
+        self._hold(worker, "leaving")
         try:
             if worker.handle is not None:
                 await worker.handle.stop()
             else:
                 await self._ask_to_stop(worker)
         finally:
-            self._fleet.remove(worker)
+            self._take_out(worker)
 
     async def _ask_to_stop(self, worker: Worker) -> None:
         """LMDeploy's servers stop on GET /terminate; one that dies before it has answered has done as asked."""

@@ -83,3 +83,21 @@ def test_a_log_cannot_act_on_the_terminal(tmp_path: Path):
     assert line.startswith("red")
     assert line.endswith("ok")
     assert all(character.isprintable() for character in line)
+
+
+def test_a_given_folder_needs_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert logs.folder(str(tmp_path), 30000) == tmp_path
+    with pytest.raises(OSError, match="no home folder"):
+        logs.folder(None, 30000)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(PermissionError) as refusal:
+        logs.folder(str(tmp_path), 30000)
+    assert refusal.value.filename == str(tmp_path)

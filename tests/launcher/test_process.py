@@ -299,3 +299,16 @@ def test_an_engine_sees_our_environment_and_its_own_but_not_our_settings(monkeyp
     assert env["HF_HOME"] == "/models"
     assert env["OMP_NUM_THREADS"] == "4"
     assert env[MARKER] == "m"
+
+
+async def test_a_tree_of_very_many_processes_is_gone_when_it_is(start: Start):
+    """The guardian's list of them is then longer than a stream reader's longest line."""
+    process = await start(SLEEP)
+    process._listener.cancel()
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"gone " + b"1234567 " * 20_000 + b"\n")
+    reader.feed_eof()
+    process._guardian.kill()
+    await asyncio.wait_for(process._listen(reader), 20)
+    await asyncio.wait_for(process.stop(0), 20)
+    assert not alive(process.pid)

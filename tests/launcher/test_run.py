@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import re
 import signal
 import sys
+import threading
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 from launcher import gpus, run
 from launcher.config import LaunchConfig
 from launcher.errors import BadConfig, StartFailed
+from router.config import RouterConfig
 from router.errors import WorkersFailed
 
 CONFIG = LaunchConfig(model_path="m", engine="sim", drain_timeout=60)
@@ -319,3 +322,17 @@ async def test_the_router_listens_while_the_workers_load(launch: Begin):
     workers = (await it.get("/workers"))["workers"]
     assert isinstance(workers, list)
     assert [worker["state"] for worker in workers] == ["starting"]
+
+
+async def test_the_router_answers_while_the_machine_is_looked_at(monkeypatch: pytest.MonkeyPatch):
+    """Asking another interpreter what it holds may take half a minute."""
+    loop, seen = asyncio.get_running_loop(), threading.Event()
+
+    def slow(*_: object) -> object:
+        loop.call_soon_threadsafe(seen.set)
+        assert seen.wait(5), "the event loop stands still"
+        raise BadConfig("enough seen")
+
+    monkeypatch.setattr(run, "prepare", slow)
+    with pytest.raises(BadConfig, match="enough seen"):
+        await run.serve(dataclasses.replace(CONFIG, router=RouterConfig(port=0)))

@@ -617,9 +617,7 @@ async def test_after_hurrying_no_engine_gets_time_to_stop(world: Make):
     assert it.spawned[0].stops == [0, 0]
 
 
-async def test_an_engine_that_ends_in_the_hurry_is_not_taken_for_crashed(
-    world: Make, caplog: pytest.LogCaptureFixture
-):
+async def test_an_engine_that_ends_in_the_hurry_is_not_taken_for_crashed(world: Make, caplog: pytest.LogCaptureFixture):
     it = world(2)
     await it.starts()
     it.spawned[1].stubborn.clear()  # while one takes its time, the other is long gone
