@@ -203,7 +203,7 @@ def test_log_lines_are_plain(capsys: pytest.CaptureFixture[str]):
 
 def test_the_commands_need_nothing_that_python_3_10_lacks():
     """Its StreamHandler is no generic class. In a process of its own, because the modules are loaded here."""
-    code = "import logging; del logging.StreamHandler.__class_getitem__; import launcher.cli"
+    code = "import logging; logging.StreamHandler.__class_getitem__ = None; import launcher.cli"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
