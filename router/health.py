@@ -195,7 +195,7 @@ class Prober:
             watch.wake.set()
 
     async def _run(self, watch: _Watch) -> None:
-        # Not "while True": in Python 3.10 wait_for may lose a cancellation that comes together with the wake-up.
+        # Not "while True": before Python 3.12 wait_for may lose a cancellation that comes together with the wake-up.
         while self._watches.get(watch.worker.id) is watch:
             try:
                 await self._look(watch)

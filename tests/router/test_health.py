@@ -296,6 +296,27 @@ async def test_an_unavailable_worker_is_probed_less_and_less_often():
     watch.task.cancel()
 
 
+@pytest.mark.parametrize("ticks", range(4))
+async def test_a_watch_ends_even_when_its_worker_fails_as_it_leaves(ticks):
+    """Before Python 3.12 a wake-up may swallow the cancellation that comes with it."""
+    fleet = Fleet(max_worker_retries=0)
+    prober = Prober(RouterConfig(), fleet, None)
+    prober._first, prober._look = 0.001, lambda watch: asyncio.sleep(0)
+    prober.start()
+    worker = Worker("w0", "http://w", lifecycle=State.READY)
+    fleet.add(worker)
+    task = prober._watches["w0"].task
+    for _ in range(5):  # until it rests
+        await asyncio.sleep(0)
+    fleet.failed(worker, "died")
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    fleet.remove(worker)
+    await asyncio.wait({task}, timeout=2)
+    assert task.done()
+    await prober.close()
+
+
 class Silent:
     """Accepts connections and never answers."""
 
