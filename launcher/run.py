@@ -116,7 +116,8 @@ async def _renew(router: Router) -> None:
         restarted = await router.parts.members.restart_all()
         logger.info("rolling restart done: %d workers", len(restarted))
     except RouterError as error:
-        logger.error("rolling restart ended: %s", error.message)
+        level = logging.INFO if router.parts.draining else logging.ERROR  # the launch is ending: so does this
+        logger.log(level, "rolling restart ended: %s", error.message)
 
 
 def tools(config: LaunchConfig, router: Router, ports: Ports) -> Tools:

@@ -39,7 +39,7 @@ class Stage:
         self.renewed: Callable[[], Awaitable[list[object]]] = self._renew
         self.signals = SimpleNamespace(next=self.queue.get, end=self.queue.get)
         members = SimpleNamespace(restart_all=lambda: self.renewed())
-        self.router = SimpleNamespace(drain=self._drain, parts=SimpleNamespace(members=members))
+        self.router = SimpleNamespace(drain=self._drain, parts=SimpleNamespace(members=members, draining=False))
         self.supervisor = SimpleNamespace(stop=self._stop, hurry=self._hurry, hopeless=self._hopeless)
 
     async def _drain(self, timeout: float) -> None:
@@ -141,6 +141,24 @@ async def test_a_rolling_restart_that_fails_is_told_and_the_rest_serves(caplog: 
     await stage.gets(signal.SIGHUP)
     assert "w0 did not come back" in caplog.text
     assert not play.done()
+    play.cancel()
+
+
+async def test_a_rolling_restart_that_the_end_cuts_short_is_no_error(caplog: pytest.LogCaptureFixture):
+    stage = Stage()
+    cut = asyncio.Event()
+
+    async def fails() -> list[object]:
+        await cut.wait()
+        raise WorkersFailed("worker w0 did not come back: stopped")
+
+    stage.renewed = fails
+    play = stage.play()
+    await stage.gets(signal.SIGHUP)
+    stage.router.parts.draining = True
+    cut.set()
+    await stage.gets(signal.SIGTERM)
+    assert "ERROR" not in caplog.text
     play.cancel()
 
 
