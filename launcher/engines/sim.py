@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, Load, prometheus_text
+from launcher.engines import Command, Load
+from launcher.engines.sglang import SGLang
 from launcher.plan import WorkerSpec
 
 
@@ -27,10 +28,4 @@ class Sim:
         return Command((python, "-m", "launcher.engines.sim_server", *listen, *model, *config.engine_args))
 
     def load(self, metrics: str) -> Load:
-        samples = prometheus_text.read(metrics)
-        return Load(
-            running=prometheus_text.total(samples, "sglang:num_running_reqs"),
-            waiting=prometheus_text.total(samples, "sglang:num_queue_reqs"),
-            kv_usage=prometheus_text.mean(samples, "sglang:token_usage"),
-            prefix_hit_rate=prometheus_text.mean(samples, "sglang:cache_hit_rate"),
-        )
+        return SGLang().load(metrics)

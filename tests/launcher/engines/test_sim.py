@@ -26,3 +26,4 @@ def test_another_interpreter_can_run_it():
 
 def test_a_load_without_metrics_is_unknown():
     assert Sim().load("") == Load()
+    assert Sim().load("sglang:num_running_reqs 5") == Load(running=5)
