@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from launcher import lifecycle, logs
 from launcher.config import LaunchConfig
 from launcher.engines import Command, Engine
-from launcher.errors import LaunchError, StartFailed
+from launcher.errors import BadConfig, LaunchError, StartFailed
 from launcher.lifecycle import BackoffOver, Exited, Life, NotStarted, Probed, RestartAsked, StopAsked
 from launcher.plan import WorkerSpec
 from router.config import RouterConfig
@@ -97,6 +97,10 @@ class Supervisor:
     def start(self) -> None:
         """Lay all workers into the fleet and begin to start them."""
         for slot in self.slots:
+            if self.fleet.by_url(slot.worker.url) is not None:
+                raise BadConfig(
+                    f"--worker-urls has {slot.worker.url}, where a worker of this launch listens: leave it out"
+                )
             slot.start()
 
     async def stop(self) -> None:

@@ -223,7 +223,10 @@ class Exchange:
             self.on_lost(Fault.NOT_SENT, f"no connection to the worker: {error.strerror or error}")
             return
         self._task = None
-        self._send(connection)
+        if self._open:
+            self._send(connection)
+        else:  # before Python 3.12 wait_for() drops a cancellation that meets its result
+            connection.abort()
 
     def _send(self, connection: Connection) -> None:
         self._connection = connection

@@ -189,6 +189,17 @@ async def test_a_port_in_use_is_one_clear_line(sim):
     assert f"port {port} on 127.0.0.1 is in use" in second.lines[-1]
 
 
+async def test_a_worker_of_this_launch_cannot_be_named_as_one_from_elsewhere(sim):
+    first = await sim(1)
+    (worker,) = await first.ready(1)
+    first.process.send_signal(signal.SIGTERM)
+    await first.end()
+    port = worker["url"].rpartition(":")[2]
+    second = await sim(1, "--worker-base-port", port, "--worker-urls", worker["url"])
+    assert await second.end() == 2
+    assert "--worker-urls" in second.lines[-1]
+
+
 async def test_options_may_come_from_the_environment(start):
     environ = {"LAUNCH_MODEL_PATH": "any", "LAUNCH_ENGINE": "sim", "LAUNCH_DP_SIZE": "2", "LAUNCH_PORT": "0"}
     launch = await start("launch", **environ)

@@ -365,6 +365,27 @@ async def test_a_client_that_leaves_closes_the_workers_connection_and_counts_for
     await w.quiet()
 
 
+async def test_a_client_that_leaves_just_as_its_connection_is_made_is_never_sent_on(world):
+    w = await world(1)
+    real = w.plane.pool.connect
+
+    async def connect(worker):
+        connection = await real(worker)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:  # as wait_for() does before Python 3.12 when both come at once
+            return connection
+
+    w.plane.pool.connect = connect
+    client = await w.connect()
+    client.post("/generate", PLAIN)
+    await w.until(lambda: w.workers[0].connections == 1)
+    client.close()
+    await w.until(lambda: w.workers[0].open_connections == 0)
+    assert w.tried() == [0]
+    await w.quiet()
+
+
 async def test_a_client_that_leaves_while_queued_is_never_sent_on(world):
     w = await world(1, max_concurrent_requests=1)
     w.workers[0].script(Hang())
