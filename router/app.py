@@ -65,7 +65,7 @@ class Router:
         await self._runner.setup()
         self._gate.elsewhere = self._runner.server
         await self._server.start_serving()
-        self._tick(loop.time())
+        self._tick(self.plane.clock())
         try:
             await members.start()
         except RouterError:
@@ -84,7 +84,7 @@ class Router:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def _tick(self, due: float) -> None:
-        now = self._loop.time()
+        now = self.plane.clock()
         self._ticker = self._loop.call_later(TICK, self._tick, now + TICK)  # first: one error must not end all upkeep
         self.metrics.lagged(max(0.0, now - due))
         self.plane.tick(now)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from time import perf_counter
 from typing import Protocol
 
@@ -72,7 +73,7 @@ class Plane:
         self.policy = policy
         self.metrics = metrics
         self.loop = loop
-        self.clock = loop.time
+        self.clock = time.monotonic  # the loop's own has milliseconds
         self.rng = rng
         self.pool = Pool(loop)
         self.admission: Admission[Exchange] = Admission(

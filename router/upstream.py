@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import ssl
+import time
 from collections import deque
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -196,7 +197,7 @@ class Pool:
     """Idle connections by worker, last in first out: the warmest is used, the others grow old and are closed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
-        self.clock = loop.time
+        self.clock = time.monotonic
         self._loop = loop
         self._idle: dict[str, deque[Connection]] = {}  # by worker id
         self._tls = ssl.create_default_context()
