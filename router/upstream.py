@@ -119,22 +119,21 @@ class Connection(asyncio.Protocol):
     # -- the answer
 
     def _read_head(self, data: bytes) -> None:
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
-            self._buffer = data
-            if len(data) > MAX_HEAD or not b"HTTP/1.1 ".startswith(data[:9].replace(b"/1.0", b"/1.1")):
-                self._garbage("the answer is not HTTP")
-            return
         self._buffer = b""
-        try:
-            head = response_head(data[:end])
-        except ValueError as error:
-            self._garbage(str(error))
-            return
-        if head.status >= 200:
-            self._begin(head, data[end:])
-        elif len(data) > end:  # an interim answer: the real one follows
-            self._read_head(data[end:])
+        while (end := data.find(b"\r\n\r\n") + 4) >= 4:
+            try:
+                head = response_head(data[:end])
+            except ValueError as error:
+                self._garbage(str(error))
+                return
+            data = data[end:]
+            if head.status >= 200:
+                self._begin(head, data)
+                return
+            # an interim answer: the real one follows
+        self._buffer = data
+        if len(data) > MAX_HEAD or not b"HTTP/1.1 ".startswith(data[:9].replace(b"/1.0", b"/1.1")):
+            self._garbage("the answer is not HTTP")
 
     def _begin(self, head: ResponseHead, rest: bytes) -> None:
         self._head = head

@@ -111,7 +111,7 @@ async def test_connection_close_is_honoured(world):
 
 async def test_interim_answers_of_a_worker_are_skipped(world):
     w = await world(1)
-    early = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
+    early = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + b"HTTP/1.1 100 Continue\r\n\r\n" * 2000
     w.workers[0].script(Raw(early + b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"))
     answer = await w.post()
     assert (answer.status, answer.body) == (200, b"ok")
