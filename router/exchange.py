@@ -110,7 +110,7 @@ class Exchange:
     """One request, from its last body byte in to its last body byte out. Nothing is left behind, however it ends."""
 
     __slots__ = (
-        "_attempts", "_body", "_budgeted", "_client", "_committed", "_connection", "_fresh", "_head", "_in", "_lease",
+        "_attempts", "_body", "_budgeted", "_client", "_committed", "_connection", "_head", "_in", "_lease",
         "_lines", "_open", "_plane", "_reason", "_relay", "_request", "_started", "_task", "_timer", "_translation",
         "_ttfb", "_worker", "id", "target",
     )  # fmt: skip
