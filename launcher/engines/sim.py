@@ -1,11 +1,11 @@
-"""The dialect of `sim`: the inference server without a model that comes with this package. Pure."""
+"""The dialect of `sim`: the inference server without a model that comes with this package. Pure, but for check()."""
 
 from __future__ import annotations
 
 import sys
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, Load
+from launcher.engines import Command, Load, installed
 from launcher.engines.sglang import SGLang
 from launcher.plan import WorkerSpec
 
@@ -19,7 +19,8 @@ class Sim:
     uuid_devices = True
 
     def check(self, config: LaunchConfig) -> None:
-        """It is always there, and any model name will do."""
+        """Any model name will do. Raises BadConfig or EngineMissing when another interpreter cannot run it."""
+        installed.require_module("launcher", self.name, "pip install llm-launch there", config.engine_python)
 
     def command(self, spec: WorkerSpec, config: LaunchConfig) -> Command:
         python = config.engine_python or sys.executable
