@@ -61,7 +61,12 @@ def prepare(config: LaunchConfig, ports: Ports) -> tuple[Engine, list[WorkerSpec
     engine = engines.choose(config, visible)
     engine.check(config)
     cores = sorted(os.sched_getaffinity(0))
-    return engine, plan.plan(config, visible, engine, cores, ports.free, ephemeral())
+    specs = plan.plan(config, visible, engine, cores, ports.free, ephemeral())
+    if specs[0].port != config.worker_base_port:
+        low, high = ephemeral()
+        why = f"is in use, or one that outgoing connections may take ({low} to {high})"
+        logger.warning("--worker-base-port %d %s: workers begin at %d", config.worker_base_port, why, specs[0].port)
+    return engine, specs
 
 
 async def supervise(config: LaunchConfig, router: Router, supervisor: Supervisor, signals: Signals) -> int:

@@ -342,6 +342,18 @@ async def test_the_router_listens_while_the_workers_load(launch: Begin):
     assert [worker["state"] for worker in workers] == ["starting"]
 
 
+@pytest.mark.parametrize(("base", "first"), [(31_000, None), (33_000, 61_000)])
+def test_workers_that_begin_at_another_port_are_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, base: int, first: int | None
+):
+    monkeypatch.setattr(run, "ephemeral", lambda: (32_768, 60_999))
+    ports = SimpleNamespace(free=lambda port: True)
+    config = dataclasses.replace(CONFIG, dp_size=1, worker_base_port=base)
+    run.prepare(config, ports)  # type: ignore[arg-type]
+    told = f"--worker-base-port {base} is in use, or one that outgoing connections may take (32768 to 60999)"
+    assert (f"{told}: workers begin at {first}" in caplog.text) == (first is not None)
+
+
 async def test_the_router_answers_while_the_machine_is_looked_at(monkeypatch: pytest.MonkeyPatch):
     """Asking another interpreter what it holds may take half a minute."""
     loop, seen = asyncio.get_running_loop(), threading.Event()
