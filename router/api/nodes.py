@@ -91,6 +91,8 @@ async def terminate_all(request: web.Request) -> web.Response:
 async def _named(request: web.Request) -> Worker:
     """The worker meant by the older ?node_url=, by ?url=, or by a JSON body {"url"}."""
     url = request.query.get("node_url") or request.query.get("url")
+    if url is None and not request.can_read_body:
+        raise BadRequest('Worker URL required. Send {"url": ...} or the query parameter node_url', param="url")
     if url is None:
         url = (await read_json(request, Node)).url
     return parts_of(request).members.find(url)

@@ -85,6 +85,13 @@ async def test_a_node_is_removed_however_it_is_named(control, asked):
     assert plane.fleet.workers == {}
 
 
+async def test_which_node_is_meant_must_be_said(control):
+    plane = await control()
+    status, body = await plane.post("/nodes/remove")
+    assert status == 400
+    assert "Worker URL required" in message(body)
+
+
 @pytest.mark.parametrize("path", ["/nodes/remove", "/nodes/terminate"])
 async def test_an_unknown_node_is_not_found(control, path):
     plane = await control()
