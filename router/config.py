@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 MIB = 1024 * 1024
@@ -56,6 +57,12 @@ class RouterConfig:
         for name in ("api_key", "admin_api_key"):  # one that is meant to guard, and would not
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 raise ConfigError(f"{_flag(name)} is empty: give a key, or leave the option out")
+        for origin in self.cors_allowed_origins:  # compared as a browser spells it
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(f"--cors-allowed-origins has {origin}: give https://host[:port] with no path, or *")
+        for name in self.request_id_headers:
+            if not _TOKEN.fullmatch(name):
+                raise ConfigError(f"--request-id-headers has {name}: a header's name is letters, digits and dashes")
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             raise ConfigError("--ssl-certfile and --ssl-keyfile belong together: give both, or neither")
 
@@ -64,6 +71,8 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _DAY = 86_400.0
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("port", 0, 65_535),

@@ -110,6 +110,21 @@ def test_a_certificate_and_its_key_belong_together(given: str) -> None:
     RouterConfig(ssl_certfile="a.pem", ssl_keyfile="b.pem")
 
 
+@pytest.mark.parametrize("origin", ["*", "null", "https://example.org", "http://localhost:3000", "http://[::1]:3000"])
+def test_an_origin_is_spelt_as_browsers_do(origin: str) -> None:
+    assert RouterConfig(cors_allowed_origins=(origin,)).cors_allowed_origins == (origin,)
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://example.org/", "https://Example.org", "https://a b", ""])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    assert "--cors-allowed-origins" in refusal(cors_allowed_origins=("*", origin))
+
+
+@pytest.mark.parametrize("name", ["a b", "x-id:", "", "x-ïd"])
+def test_a_request_id_header_must_be_a_headers_name(name: str) -> None:
+    assert "--request-id-headers" in refusal(request_id_headers=("x-request-id", name))
+
+
 @pytest.mark.parametrize("name", ["api_key", "admin_api_key"])
 @pytest.mark.parametrize("key", ["", " \n"])
 def test_an_empty_key_is_refused_for_it_would_guard_nothing(name: str, key: str) -> None:
