@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 import aiohttp
+import psutil
 
 from router.ask import TimedOut, Unreachable, ask
 from router.config import RouterConfig
@@ -36,7 +37,7 @@ class Members:
         self.session = session
         self._config = config
         self._fleet = fleet
-        self._own = own_addresses(config.host, config.port, socket.gethostname())
+        self._own = own_addresses(config.host, config.port, own_names())
         self._prober = Prober(config, fleet, session)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._restarting = asyncio.Lock()
@@ -253,12 +254,19 @@ class Members:
         return None if status == 200 else f"HTTP {status}"
 
 
-def own_addresses(host: str, port: int, machine: str) -> frozenset[str]:
-    """The router's listener as "host:port"; on a wildcard address also under the machine's name."""
-    hosts = {f"[{host}]" if ":" in host else host.lower()}
+def own_names() -> set[str]:
+    """What this machine is called: its name, and the addresses of its network interfaces."""
+    found = (entry for entries in psutil.net_if_addrs().values() for entry in entries)
+    addresses = {entry.address for entry in found if entry.family in (socket.AF_INET, socket.AF_INET6)}
+    return {socket.gethostname(), *addresses}
+
+
+def own_addresses(host: str, port: int, names: Iterable[str]) -> frozenset[str]:
+    """The router's listener as "host:port"; on a wildcard address also under each of the machine's `names`."""
+    hosts = {host}
     if host in ("", "0.0.0.0", "::"):
-        hosts |= {"0.0.0.0", machine.lower()}
-    return frozenset(f"{host}:{port}" for host in hosts)
+        hosts |= {"0.0.0.0", *names}
+    return frozenset(f"[{host}]:{port}" if ":" in host else f"{host.lower()}:{port}" for host in hosts)
 
 
 def check_status(speed: float | None, role: int) -> None:

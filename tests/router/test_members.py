@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -126,10 +128,20 @@ async def test_the_router_does_not_route_to_itself(make):
         await members.add("http://localhost:30123", wait=False)
 
 
-def test_a_router_on_the_wildcard_address_knows_its_machines_name():
-    assert own_addresses("0.0.0.0", 1, "Box") == {"0.0.0.0:1", "box:1"}
-    assert own_addresses("10.0.0.7", 1, "Box") == {"10.0.0.7:1"}
-    assert own_addresses("::", 1, "box") == {"[::]:1", "0.0.0.0:1", "box:1"}
+def test_a_router_on_the_wildcard_address_knows_its_machines_names():
+    names = ("Box", "10.0.0.7", "fd00::7")
+    assert own_addresses("0.0.0.0", 1, names) == {"0.0.0.0:1", "box:1", "10.0.0.7:1", "[fd00::7]:1"}
+    assert own_addresses("10.0.0.7", 1, names) == {"10.0.0.7:1"}
+    assert own_addresses("::", 1, ("box",)) == {"[::]:1", "0.0.0.0:1", "box:1"}
+
+
+async def test_an_open_router_does_not_route_to_itself_by_the_address_of_an_interface(make, monkeypatch):
+    interface = [SimpleNamespace(family=socket.AF_INET, address="10.0.0.7")]
+    monkeypatch.setattr("psutil.net_if_addrs", lambda: {"eth0": interface})
+    members = await make(host="0.0.0.0", port=30123)
+    with pytest.raises(BadRequest, match="this router itself"):
+        await members.add("http://10.0.0.7:30123", wait=False)
+    await members.add("http://10.0.0.8:30123", wait=False)
 
 
 @pytest.mark.parametrize("speed", [0, -1, float("inf"), float("nan")])
