@@ -17,6 +17,7 @@ import uvloop
 from router.app import Router
 from router.config import ConfigError, RouterConfig
 from router.errors import BadRequest, RouterError
+from router.metrics import version
 from router.policies import POLICIES
 from router.signals import Signals
 from router.urls import normalise
@@ -163,7 +164,7 @@ def invoke(command: click.Command, name: str, argv: Sequence[str] | None) -> int
         args = None if argv is None else list(argv)
         code = command.main(args, name, standalone_mode=False, auto_envvar_prefix=name.upper())
     except click.ClickException as error:
-        complain(name, f"{error.format_message()} See {name} --help")
+        complain(name, f"{error.format_message().rstrip('.')}. See {name} --help")
         return error.exit_code
     except (ConfigError, RouterError) as error:
         complain(name, str(error))
@@ -289,6 +290,7 @@ command = Command(
     epilog=epilog("router", "max-total-retries"),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+click.version_option(version(), prog_name="router")(command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -136,7 +136,7 @@ class _Scrape(Collector):
         yield from _of_workers(list(self._parts.fleet.workers.values()))
         yield from _of_cache(self._parts)
         yield _histogram("event_loop_lag_seconds", "How late the event loop runs a timer", self._parts.metrics.lag)
-        yield InfoMetricFamily(_PREFIX + "build", "The version that runs", value={"version": _version()})
+        yield InfoMetricFamily(_PREFIX + "build", "The version that runs", value={"version": version()})
 
 
 def _of_requests(metrics: Metrics) -> Iterator[Metric]:
@@ -207,7 +207,8 @@ def _histogram(name: str, help: str, histogram: Histogram) -> Metric:
     return HistogramMetricFamily(_PREFIX + name, help, buckets=buckets, sum_value=histogram.sum)
 
 
-def _version() -> str:
+def version() -> str:
+    """The installed version of this program; "unknown" where it runs without being installed."""
     try:
         return importlib.metadata.version("llm-launch")
     except importlib.metadata.PackageNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib.metadata
 import logging
 import os
 import signal
@@ -70,6 +71,16 @@ def test_the_help_shows_every_option_and_its_default(capsys: pytest.CaptureFixtu
     assert "[default: cache_aware]" in text
     assert "ROUTER_MAX_TOTAL_RETRIES" in text
     assert "_ROUTER_COMPLETE=bash_source router" in text
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"router, version {importlib.metadata.version('llm-launch')}\n"
+
+
+@pytest.mark.parametrize("argv", [["stray"], ["--nope"], ["--port", "many"]])
+def test_what_is_wrong_and_where_to_look_are_two_sentences(refused, argv: list[str]):
+    assert ". See router --help" in refused(*argv).replace("..", "?")
 
 
 def test_options_become_settings_of_their_types(parsed):
