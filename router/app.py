@@ -9,11 +9,12 @@ import errno
 import random
 import resource
 import ssl
+from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
-from router import api, policies
+from router import api, journal, policies
 from router.config import ConfigError, RouterConfig
 from router.errors import RouterError
 from router.exchange import TICK, Plane
@@ -71,6 +72,7 @@ class Router:
         except RouterError:
             await self.close()
             raise
+        journal.keep(self.fleet)
 
     async def _listen(self) -> None:
         """Bind. Connections are taken from start_serving() on: what serves them must know the port first."""
@@ -125,12 +127,27 @@ def raise_file_limit() -> None:
 def _tls(config: RouterConfig) -> ssl.SSLContext | None:
     if config.ssl_certfile is None:
         return None
+    _check_readable("--ssl-certfile", config.ssl_certfile)
+    _check_readable("--ssl-keyfile", config.ssl_keyfile or "")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"--ssl-certfile {config.ssl_certfile} cannot be used: {error}") from None
+        # Without a password of ours OpenSSL would ask the terminal for that of an encrypted key, and wait.
+        context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile, password="")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ConfigError(
+            f"--ssl-certfile {config.ssl_certfile} and --ssl-keyfile {config.ssl_keyfile} cannot be used ({reason}): "
+            "give a certificate and its own key, in PEM, without a password"
+        ) from None
     return context
+
+
+def _check_readable(option: str, file: str) -> None:
+    """OpenSSL does not say which of the two files it cannot read."""
+    try:
+        Path(file).open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"{option} {file} cannot be read: {error.strerror}") from None
 
 
 def _cannot_listen(config: RouterConfig, error: OSError) -> str:

@@ -7,6 +7,7 @@ import json
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -120,22 +121,51 @@ async def test_a_port_in_use_is_one_line(start):
 
 
 async def test_tls_serves_inference_and_control_plane(start, worker, tmp_path):
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*make, *subject], check=True, capture_output=True)
-    router = await start(worker_urls=(worker.url,), ssl_certfile=str(cert), ssl_keyfile=str(key))
-    trusted = ssl.create_default_context(cafile=str(cert))
+    cert, key = certificate(tmp_path, "-nodes")
+    router = await start(worker_urls=(worker.url,), ssl_certfile=cert, ssl_keyfile=key)
+    trusted = ssl.create_default_context(cafile=cert)
     while (await get(router, "/readiness", scheme="https", ssl=trusted))[0] != 200:
         await asyncio.sleep(0.01)
     status, _ = await ask(router, "POST", "/generate", scheme="https", ssl=trusted, json={"text": "hi"})
     assert status == 200
 
 
-async def test_a_certificate_that_cannot_be_read_is_one_line(tmp_path):
-    router = Router(RouterConfig(port=0, ssl_certfile=str(tmp_path / "no"), ssl_keyfile=str(tmp_path / "no")))
-    with pytest.raises(ConfigError, match="--ssl-certfile"):
-        await router.start()
+def certificate(folder: Path, *options: str) -> tuple[str, str]:
+    """Files with a certificate for 127.0.0.1 and its key."""
+    key, cert = str(folder / "key.pem"), str(folder / "cert.pem")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-keyout", key, "-out", cert, *options]
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*make, *subject], check=True, capture_output=True)
+    return cert, key
+
+
+async def refusal(cert: str, key: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        await Router(RouterConfig(port=0, ssl_certfile=cert, ssl_keyfile=key)).start()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+async def test_a_certificate_or_key_that_cannot_be_read_is_named(tmp_path):
+    there, missing = str(tmp_path / "there"), str(tmp_path / "missing")
+    Path(there).touch()
+    assert await refusal(missing, there) == f"--ssl-certfile {missing} cannot be read: No such file or directory"
+    assert await refusal(there, missing) == f"--ssl-keyfile {missing} cannot be read: No such file or directory"
+
+
+async def test_files_that_hold_no_certificate_are_refused(tmp_path):
+    (tmp_path / "text").write_text("hello")
+    assert "in PEM" in await refusal(str(tmp_path / "text"), str(tmp_path / "text"))
+
+
+async def test_a_key_with_a_password_is_refused_and_not_asked_for(tmp_path):
+    assert "without a password" in await refusal(*certificate(tmp_path, "-passout", "pass:secret"))
+
+
+async def test_the_log_says_that_a_worker_takes_requests(start, worker, caplog):
+    caplog.set_level("INFO")
+    await ready(await start(worker_urls=(worker.url,)))
+    assert "w0 is ready" in caplog.text
 
 
 async def test_an_unknown_path_is_a_404_in_openai_shape(start):
