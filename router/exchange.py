@@ -425,6 +425,9 @@ class Exchange:
         plane.retrying -= self._budgeted
         plane.metrics.inflight -= 1
         plane.metrics.finished(self._request.path, code, now - self._started, self._ttfb)
+        if log.isEnabledFor(logging.DEBUG):
+            where = self._worker.id if self._worker is not None else "no worker"
+            log.debug("request %s: %d, %s, %.3f s", self.id.decode("latin-1"), code, where, now - self._started)
         if self._in:
             plane.leave()
         elif plane.admission.give_up(self):

@@ -314,8 +314,9 @@ class Fleet:
         return usable or tuple(living)
 
     def serves(self, model: str) -> bool:
-        """Whether some worker, in whatever state, is known to serve `model`, or has not told yet."""
-        return not self.workers or any(not w.models or model in w.models for w in self.workers.values())
+        """Whether some worker, in whatever state, is known to serve `model`, or none has told what it serves."""
+        told = [w.models for w in self.workers.values() if w.models]
+        return not told or any(model in models for models in told)
 
     def lease(self, worker: Worker, tokens: int, now: float) -> Lease:
         """Count a request of `tokens` uncached prompt tokens on `worker` until the lease is released."""

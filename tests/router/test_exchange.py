@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from router.fleet import Breaker
+from router.fleet import Breaker, State
 from tests.e2e.fault_worker import (
     BreakStream,
     CloseAfterHead,
@@ -452,6 +452,22 @@ async def test_a_model_that_nobody_serves_is_404_model_not_found(world):
     answer = await w.post({"text": "hi", "model": "nope"})
     assert (answer.status, answer.json()["error"]["code"]) == (404, "model_not_found")
     assert w.tried() == [0]
+
+
+async def test_a_worker_that_has_not_told_its_models_does_not_hide_that_nobody_serves_one(world):
+    w = await world(1)
+    w.dead().lifecycle = State.STARTING
+    w.fleet.touch()
+    answer = await w.post({"text": "hi", "model": "nope"})
+    assert (answer.status, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_every_request_is_logged_by_its_id_and_never_by_its_prompt(world, caplog):
+    caplog.set_level("DEBUG", "router")
+    w = await world(1)
+    await w.post({"text": "my secret"}, **{"X-Request-Id": "abc"})
+    assert "request abc: 200, w0" in caplog.text
+    assert "my secret" not in caplog.text
 
 
 # -- admission

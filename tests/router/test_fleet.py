@@ -143,7 +143,8 @@ class AnyOrder(RuleBasedStateMachine):
             available = [w for w in living if self.available(w)]
             assert list(self.fleet.candidates(model)) == (available or living)
             if model is not None:
-                assert self.fleet.serves(model) == bool(serving or not self.members)
+                known = {name for w in self.fleet.workers.values() for name in w.models}
+                assert self.fleet.serves(model) == (model in known or not known)
 
     def available(self, worker: Worker) -> bool:
         if worker.breaker is Breaker.HALF_OPEN:
