@@ -11,6 +11,7 @@ import asyncio
 import enum
 import hmac
 import itertools
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -32,6 +33,7 @@ BODY_TIMEOUT = 30.0  # seconds without a byte of an unfinished body
 LINGER = 2.0  # seconds to read on after an early refusal, so that the client gets to see it
 
 ROUTES = {path.encode(): path for path in INFERENCE_PATHS}
+EMPTY_LINES = re.compile(rb"[\r\n]*")  # RFC 9112 section 2.2: to be skipped before a request
 
 
 class Phase(enum.Enum):
@@ -83,15 +85,17 @@ class Front(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_body", "_chunks", "_exchange", "_gate", "_head", "_id", "_last", "_left", "_phase", "_rest", "_route",
-        "_timer", "_transport", "close", "cors", "http10",
+        "_body", "_chunks", "_exchange", "_gate", "_head", "_id", "_last", "_left", "_paused", "_phase", "_rest",
+        "_route", "_searched", "_timer", "_transport", "close", "cors", "http10",
     )  # fmt: skip
 
     def __init__(self, gate: Gate):
         self._gate = gate
         self._transport: asyncio.Transport | None = None
         self._phase = Phase.HEAD
-        self._rest = b""  # bytes not yet taken: the beginning of a head, or what was pipelined
+        self._rest = bytearray()  # bytes not yet taken: the beginning of a head, or what was pipelined
+        self._searched = 0  # bytes of the rest in which no head ends
+        self._paused = False  # the client does not read what was written
         self._timer: asyncio.TimerHandle | None = None
         self._exchange: Exchange | None = None
         # Of the request under way:
@@ -122,7 +126,11 @@ class Front(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         phase = self._phase
         if phase is Phase.HEAD:
-            self._read_head(self._rest + data if self._rest else data)
+            if self._rest:
+                self._rest += data
+                self._read_rest()
+            else:
+                self._read_head(data)
         elif phase is Phase.SIZED_BODY:
             self._read_sized(data)
         elif phase is Phase.CHUNKED_BODY:
@@ -131,43 +139,71 @@ class Front(asyncio.Protocol):
             self._pipeline(data)
 
     def pause_writing(self) -> None:
+        self._paused = True
         if self._exchange is not None:
             self._exchange.pause()
 
     def resume_writing(self) -> None:
+        self._paused = False
         if self._exchange is not None:
             self._exchange.resume()
+        elif self._phase is Phase.EXCHANGE and not self._transport.is_closing():
+            self._ready()
 
     # -- the head
 
     def _read_head(self, data: bytes) -> None:
-        data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data  # RFC 9112 2.2: empty lines before a request
-        end = data.find(b"\r\n\r\n", max(0, len(self._rest) - 3)) + 4
-        if end < 4 or end > MAX_HEAD:
-            self._rest = data
-            if len(data) > MAX_HEAD:
-                self.refuse(HeadersTooLarge(f"the request's headers are longer than {MAX_HEAD} bytes"))
-            elif data and self._timer is None:
-                self._wait(HEAD_TIMEOUT)
+        """The usual way: a head comes in one piece."""
+        if data[:1] in b"\r\n":
+            data = data.lstrip(b"\r\n")
+        end = data.find(b"\r\n\r\n") + 4
+        if not 4 <= end <= MAX_HEAD:
+            self._rest += data
+            self._await_head()
             return
-        self._rest = b""
-        path = ROUTES.get(self._path(data))
-        if path is None:
-            self._hand_over(data)
+        head = self._take(data, end)
+        if head is not None:
+            self._begin(head, data[end:])
+
+    def _read_rest(self) -> None:
+        """The way for what came in pieces or was pipelined: its time grows with the bytes, not with their square."""
+        rest = self._rest
+        if not self._searched:
+            del rest[: EMPTY_LINES.match(rest).end()]
+        end = rest.find(b"\r\n\r\n", max(0, self._searched - 3)) + 4
+        if not 4 <= end <= MAX_HEAD:
+            self._await_head()
             return
-        self._route = path
+        self._searched = 0
+        head = self._take(rest, end)
+        if head is not None:
+            size = len(rest) - end if head.chunked else head.length
+            body = bytes(rest[end : end + size])
+            del rest[: end + size]
+            self._begin(head, body)
+
+    def _await_head(self) -> None:
+        self._id, self.cors = b"", b""  # those of the request before
+        self._searched = len(self._rest)
+        if self._searched > MAX_HEAD:
+            self.refuse(HeadersTooLarge(f"the request's headers are longer than {MAX_HEAD} bytes"))
+        elif self._rest and self._timer is None:
+            self._wait(HEAD_TIMEOUT)
+
+    def _take(self, data: bytes | bytearray, end: int) -> RequestHead | None:
+        """The head that ends at `end`. None when it was refused, or is not of an inference request: aiohttp's, then."""
+        path = data[5 : data.find(b" ", 5)].partition(b"?")[0] if data.startswith(b"POST ") else b""
+        route = ROUTES.get(bytes(path))
+        if route is None:
+            self._hand_over(bytes(data))
+            return None
+        self._route = route
         try:
-            self._begin(request_head(data[:end], self._gate.id_headers), data[end:])
+            return request_head(bytes(data[:end]), self._gate.id_headers)
         except BadRequest as error:
             self._id, self.cors, self.close = b"", b"", True
             self.refuse(error)
-
-    @staticmethod
-    def _path(head: bytes) -> bytes:
-        """The path of a POST; b"" for all else."""
-        if not head.startswith(b"POST "):
-            return b""
-        return head[5 : head.find(b" ", 5)].partition(b"?")[0]
+            return None
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """The head is read: judge it, then wait for the body."""
@@ -180,15 +216,15 @@ class Front(asyncio.Protocol):
         error = self._objection(head)
         if error is not None:
             if not head.chunked and len(rest) >= head.length:  # nothing of this request is still to come
-                self._phase, self._rest = Phase.EXCHANGE, rest[head.length :]
+                self._phase = Phase.EXCHANGE
+                self._rest += rest[head.length :]
             self.refuse(error)
             return
-        if head.expect and not rest:
+        if head.expect and not rest and (head.chunked or head.length):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if head.chunked:
             self._phase, self._chunks = Phase.CHUNKED_BODY, Chunks()
-            if rest:
-                self._read_chunked(rest)
+            self._read_chunked(rest)
         else:
             self._phase, self._left = Phase.SIZED_BODY, head.length
             self._read_sized(rest)
@@ -204,6 +240,7 @@ class Front(asyncio.Protocol):
     def _hand_over(self, data: bytes) -> None:
         """The rest of this connection is aiohttp's."""
         self._stop_waiting()
+        self._rest.clear()
         self._gate.fronts.discard(self)
         handler = self._gate.elsewhere()
         self._transport.set_protocol(handler)
@@ -220,7 +257,8 @@ class Front(asyncio.Protocol):
             self._grow()
             return
         if len(data) > left:
-            self._rest, data = data[left:], data[:left]
+            self._rest += data[left:]
+            data = data[:left]
         if self._body:
             self._body.append(data)
             data = b"".join(self._body)
@@ -264,11 +302,13 @@ class Front(asyncio.Protocol):
         self._exchange.start()
 
     def _pipeline(self, data: bytes) -> None:
-        if len(self._rest) + len(data) <= MAX_PIPELINED:
-            self._rest += data
-        else:  # no client of an inference API does this; the response under way is the last one
-            self._rest, self.close = b"", True
-            self._transport.pause_reading()
+        """Keep what comes during an exchange. What will not be served is still read, to see the client leave."""
+        if self.close:
+            return
+        self._rest += data
+        if len(self._rest) > MAX_PIPELINED:  # no client of an inference API does this
+            self._rest.clear()
+            self.close = True
 
     def hang_up(self) -> None:
         self._transport.abort()
@@ -282,16 +322,19 @@ class Front(asyncio.Protocol):
         self._exchange = None
         if close:
             self._transport.close()
-            return
+        elif not self._paused:  # else the next request waits until the client has read this response
+            self._ready()
+
+    def _ready(self) -> None:
+        """On to the next request."""
         self._phase = Phase.HEAD
         if self._rest:
             self._gate.plane.loop.call_soon(self._next)
 
     def _next(self) -> None:
         """Take up what was pipelined. Not from within done(): a thousand requests would be as many stack frames."""
-        if self._phase is Phase.HEAD and not self._transport.is_closing():
-            data, self._rest = self._rest, b""
-            self._read_head(data)
+        if self._phase is Phase.HEAD and self._rest and not self._transport.is_closing():
+            self._read_rest()
 
     def cut(self) -> None:
         self._exchange = None
@@ -309,6 +352,9 @@ class Front(asyncio.Protocol):
         self._transport.write(self._error(error))
         if early:
             self._phase = Phase.REFUSED
+            self._rest.clear()
+            self._body.clear()
+            self._chunks = None
             self._wait(LINGER)
         else:
             self.done(self.close)

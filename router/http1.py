@@ -1,7 +1,9 @@
 """HTTP/1.1 heads and chunked bodies, judged by llhttp. Pure.
 
 A head is cut off at its blank line and parsed on its own, so what llhttp takes for a head and where we cut it cannot
-disagree; what it finds ambiguous (two lengths, a length and chunks, bare LF, obs-fold, NUL) is an error.
+disagree; what it finds ambiguous (two lengths, a length and chunks, bare LF, obs-fold, NUL) is an error. So is what it
+lets pass and others do not, or read in another way: versions but 1.0 and 1.1, a doubled space in the request line,
+transfer codings but chunked, and any of them in HTTP/1.0 (RFC 9112 section 6.1).
 
 Heads repeat: a client's differ by their Content-Length at most, a worker's by that and the Date. So the last ones seen
 are remembered with what they say, which is a function of their bytes alone. Measured on one core: a request's head of
@@ -11,7 +13,7 @@ four lines takes 4.5 us to parse and 0.2 us to recognise, of 58 us that a small 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass
 
 import httptools
@@ -29,6 +31,15 @@ NOT_PASSED_BACK = HOP_BY_HOP | {b"x-request-id", b"x-worker-id"}
 
 REMEMBERED = 1024  # heads of each kind; at REMEMBERED_AT_MOST bytes each that is 4 MB at worst
 REMEMBERED_AT_MOST = 2048  # bytes
+
+REQUEST_LINE = re.compile(rb"POST ([!-~]+) HTTP/1\.([01])\r\n")
+STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?\r\n")
+LENGTH_DIGITS = 20  # at most; 2^64 has as many
+
+# What a chunked body may cost beyond its content: chunks of one byte take 5 bytes each, padded sizes some more. Without
+# a bound a chunk extension or a trailer could go on for ever.
+CHUNK_OVERHEAD = 64 * 1024  # bytes, and
+CHUNK_OVERHEAD_PER_BYTE = 16
 
 
 @dataclass(frozen=True)
@@ -67,17 +78,26 @@ class _Seen:
 
     def __init__(self) -> None:
         self.headers: list[tuple[bytes, bytes, bytes]] = []  # lower-case name, name, value
-        self.url = self.reason = b""
+        self.connection: set[bytes] = set()  # what it lists: close, keep-alive, and the names of headers that end here
         self.complete = False
 
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_status(self, reason: bytes) -> None:
-        self.reason = reason
+    def read(self, parser: httptools.HttpRequestParser | httptools.HttpResponseParser, head: bytes) -> None:
+        """Have the parser read a whole head. Raises ValueError, also when it sees the head's end elsewhere."""
+        ends = False
+        try:
+            parser.feed_data(head[:-1])
+            ends = not self.complete
+            parser.feed_data(head[-1:])
+        except httptools.HttpParserUpgrade:
+            pass  # may be ignored in a request; in an answer it comes with a status that is refused
+        except httptools.HttpParserError as error:
+            raise ValueError(str(error)) from None
+        if not (ends and self.complete):
+            raise ValueError("the headers end early")
+        self.connection = {token.strip().lower() for value in self.values(b"connection") for token in value.split(b",")}
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), name, value))
+        self.headers.append((name.lower(), name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self.complete = True
@@ -85,41 +105,52 @@ class _Seen:
     def values(self, wanted: bytes) -> list[bytes]:
         return [value for lower, _, value in self.headers if lower == wanted]
 
-    def connection(self) -> set[bytes]:
-        """What the Connection header lists: close, keep-alive, and the names of headers that end here."""
-        return {token.strip().lower() for value in self.values(b"connection") for token in value.split(b",")}
+    def lines(self, dropped: frozenset[bytes]) -> bytes:
+        """The header lines less those dropped and those that the Connection header declares hop-by-hop.
 
-    def lines(self, dropped: Iterable[bytes]) -> bytes:
-        """The header lines less those dropped and those that the Connection header declares hop-by-hop."""
-        gone = self.connection().union(dropped)
+        It cannot declare the length so: what is passed on would lose its end.
+        """
+        gone = (self.connection - {b"content-length"}) | dropped
         return b"".join(b"%b: %b\r\n" % (name, value) for lower, name, value in self.headers if lower not in gone)
+
+    def framing(self, http10: bool) -> tuple[int | None, bool]:
+        """The body's length, if the head tells it, and whether it is chunked. Raises ValueError."""
+        codings, lengths = self.values(b"transfer-encoding"), self.values(b"content-length")
+        if codings and (http10 or len(codings) > 1 or codings[0].lower() != b"chunked"):
+            raise ValueError("the one Transfer-Encoding taken is chunked, in HTTP/1.1")
+        if lengths and len(lengths[0]) > LENGTH_DIGITS:
+            raise ValueError("the Content-Length is too long")
+        return int(lengths[0]) if lengths else None, bool(codings)
 
 
 def parse_request(head: bytes, id_headers: frozenset[bytes]) -> RequestHead:
     """Read a request's head, blank line included. Raises BadRequest."""
-    seen = _Seen()
-    parser = httptools.HttpRequestParser(seen)
     try:
-        parser.feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass  # an upgrade may be ignored
-    except httptools.HttpParserError as error:
+        return _parse_request(head, id_headers)
+    except ValueError as error:
         raise BadRequest(f"the request is not valid HTTP: {error}") from None
-    http10 = parser.get_http_version() == "1.0"
+
+
+def _parse_request(head: bytes, id_headers: frozenset[bytes]) -> RequestHead:
+    line = REQUEST_LINE.match(head)
+    if line is None:
+        raise ValueError("its first line is not 'POST path HTTP/1.1'")
+    seen = _Seen()
+    seen.read(httptools.HttpRequestParser(seen), head)
+    http10 = line[2] == b"0"
+    length, chunked = seen.framing(http10)
     hosts = len(seen.values(b"host"))
-    if not seen.complete:
-        raise BadRequest("the request is not valid HTTP")
     if hosts > 1 or (hosts == 0 and not http10):
-        raise BadRequest("the request must have exactly one Host header")
+        raise ValueError("there must be exactly one Host header")
     bearers = [value[7:].strip() for value in seen.values(b"authorization") if value[:7].lower() == b"bearer "]
     return RequestHead(
-        target=seen.url,
+        target=line[1],
         lines=seen.lines(NOT_SENT_ON | id_headers),
-        length=int(_first(seen.values(b"content-length")) or 0),
-        chunked=bool(seen.values(b"transfer-encoding")),
-        expect=_first(seen.values(b"expect")).lower() == b"100-continue",
+        length=length or 0,
+        chunked=chunked,
+        expect=not http10 and _first(seen.values(b"expect")).lower() == b"100-continue",
         http10=http10,
-        close=http10 or b"close" in seen.connection(),
+        close=http10 or b"close" in seen.connection,
         keys=(*bearers, *seen.values(b"x-api-key")),
         session=_first(seen.values(b"x-session-id")).decode("latin-1") or None,
         id=next((value for lower, _, value in seen.headers if lower in id_headers), b""),
@@ -129,25 +160,35 @@ def parse_request(head: bytes, id_headers: frozenset[bytes]) -> RequestHead:
 
 def parse_response(head: bytes) -> ResponseHead:
     """Read an answer's head, blank line included. Raises ValueError."""
-    seen = _Seen()
-    parser = httptools.HttpResponseParser(seen)
     try:
-        parser.feed_data(head)
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        return _parse_response(head)
+    except ValueError as error:
         raise ValueError(f"the answer is not valid HTTP: {error}") from None
-    status = parser.get_status_code()
+
+
+def _parse_response(head: bytes) -> ResponseHead:
+    line = STATUS_LINE.match(head)
+    if line is None:
+        raise ValueError("its first line is no status line")
+    http10, status = line[1] == b"0", int(line[2])
+    if status == 101:
+        raise ValueError("it changes to another protocol, which nobody asked for")
+    seen = _Seen()
+    seen.read(httptools.HttpResponseParser(seen), head)
+    length, chunked = seen.framing(http10)
     bodiless = status < 200 or status in (204, 304)
-    sized = _first(seen.values(b"content-length"))
-    length = 0 if bodiless else int(sized) if sized else None
-    chunked = not bodiless and _first(seen.values(b"transfer-encoding")).lower() == b"chunked"
-    stays = parser.get_http_version() == "1.1" or b"keep-alive" in seen.connection()
+    asked = b"close" in seen.connection or (http10 and b"keep-alive" not in seen.connection)
+    endless = length is None and not chunked and not bodiless
+    doubtful = bodiless and (chunked or bool(length))  # a body was announced, and may follow all the same
+    # A length with 204 is forbidden (RFC 9110 section 8.6), and there are clients that would wait for it.
+    dropped = NOT_PASSED_BACK | {b"content-length"} if status == 204 else NOT_PASSED_BACK
     return ResponseHead(
         status=status,
-        reason=seen.reason,
-        lines=seen.lines(NOT_PASSED_BACK),
-        length=length,
-        chunked=chunked,
-        close=not stays or b"close" in seen.connection() or (length is None and not chunked),
+        reason=line[3] or b"",
+        lines=seen.lines(dropped),
+        length=0 if bodiless else length,
+        chunked=chunked and not bodiless,
+        close=asked or endless or doubtful,
         events=_first(seen.values(b"content-type"))[:17].lower() == b"text/event-stream",
         retry_after=bool(seen.values(b"retry-after")),
     )
@@ -180,7 +221,7 @@ def _first(values: list[bytes]) -> bytes:
 class Chunks:
     """Reads one chunked body, to its end and no further."""
 
-    __slots__ = ("_parser", "_pieces", "ended", "excess", "size")
+    __slots__ = ("_fed", "_parser", "_pieces", "_whole", "ended", "excess", "on_body", "size")
 
     _HEAD = b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n"  # chunks are the same both ways
 
@@ -188,18 +229,32 @@ class Chunks:
         self.size = 0  # bytes of body so far
         self.ended = False  # the last chunk and the trailers have come
         self.excess = False  # and something after them; where it begins is not known
+        self._fed = 0  # bytes, framing included
         self._pieces: list[bytes] = []
+        self._whole = 0  # of the pieces belong to this body, once it has ended
+        self.on_body = self._pieces.append  # for httptools; a method of our own takes three times as long per chunk
         self._parser = httptools.HttpRequestParser(self)
         self._parser.feed_data(self._HEAD)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body. Raises ValueError when they are no chunks."""
+        pieces = self._pieces
+        known = len(pieces)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self.ended:
                 raise ValueError(f"the body is not validly chunked: {error}") from None
             self.excess = True
+        if self.excess:  # what follows may have a body, too
+            del pieces[self._whole :]
+        if len(pieces) - known > 1:  # small ones would take up many times their size
+            pieces[known:] = (b"".join(pieces[known:]),)
+        if len(pieces) > known:
+            self.size += len(pieces[known])
+        self._fed += len(data)
+        if not self.excess and self._fed > CHUNK_OVERHEAD + (1 + CHUNK_OVERHEAD_PER_BYTE) * self.size:
+            raise ValueError("the body is not validly chunked: its chunk extensions or trailers are too long")
 
     def take(self) -> bytes:
         """The body since the last call, without its framing."""
@@ -209,12 +264,10 @@ class Chunks:
 
     # -- httptools callbacks
 
-    def on_body(self, data: bytes) -> None:
-        self.size += len(data)
-        self._pieces.append(data)
-
     def on_message_complete(self) -> None:
-        self.ended = True
+        if not self.ended:
+            self.ended = True
+            self._whole = len(self._pieces)
 
     def on_message_begin(self) -> None:
         self.excess = self.ended

@@ -58,8 +58,10 @@ def test_an_http_1_0_client_needs_no_host_and_its_connection_ends() -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", None, True, False),
         (b"HTTP/1.1 200 OK\r\n\r\n", None, False, True),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", 5, False, True),
-        (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", 0, False, False),
-        (b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", 0, False, False),
+        (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\n", 5, False, False),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", 0, False, False),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", 0, False, True),
+        (b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", 0, False, True),
         (b"HTTP/1.1 100 Continue\r\n\r\n", 0, False, False),
     ],
 )
@@ -80,6 +82,7 @@ def test_a_worker_cannot_forge_what_the_router_writes() -> None:
 
 
 AMBIGUOUS = {
+    "length of a thousand zeros": b"Content-Length: " + b"0" * 5000 + b"2\r\n",
     "length and chunks": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
     "two lengths": b"Content-Length: 2\r\nContent-Length: 3\r\n",
     "signed length": b"Content-Length: +2\r\n",
@@ -87,6 +90,10 @@ AMBIGUOUS = {
     "huge length": b"Content-Length: 99999999999999999999999\r\n",
     "unknown coding": b"Transfer-Encoding: xchunked\r\n",
     "coding after chunked": b"Transfer-Encoding: chunked, gzip\r\n",
+    "coding before chunked": b"Transfer-Encoding: gzip, chunked\r\n",
+    "coding in a line before": b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+    "nothing before chunked": b"Transfer-Encoding: ,chunked\r\n",
+    "chunked twice": b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
     "space before colon": b"Content-Length : 2\r\n",
     "folded line": b"X: a\r\n b\r\n",
     "bare LF": b"X: a\nContent-Length: 2\r\n",
@@ -106,8 +113,50 @@ def test_an_ambiguous_request_is_refused(lines: bytes) -> None:
         request_head(POST + lines + b"\r\n", IDS)
 
 
-@pytest.mark.parametrize("raw", [b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: a\0\r\n\r\n", b"hello\r\n\r\n",
-                                 b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [b"POST /generate HTTP/0.9", b"POST /generate HTTP/2.0", b"POST /generate", b"POST  /generate HTTP/1.1",
+     b"POST /generate  HTTP/1.1", b"POST /generate HTTP/1.1 ", b"POST /generate RTSP/1.0", b"GET /generate HTTP/1.1",
+     b"POST /generate\tHTTP/1.1", b"POST /generate?\xe9 HTTP/1.1", b"POST /generate http/1.1"],
+)  # fmt: skip
+def test_another_first_line_is_refused(line: bytes) -> None:
+    with pytest.raises(BadRequest, match="not valid HTTP"):
+        parse_request(line + b"\r\nHost: r\r\n\r\n", IDS)
+
+
+def test_http_1_0_knows_neither_chunks_nor_100_continue() -> None:
+    with pytest.raises(BadRequest, match="chunked"):
+        parse_request(b"POST /generate HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", IDS)
+    with pytest.raises(ValueError, match="chunked"):
+        parse_response(b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert not parse_request(b"POST /generate HTTP/1.0\r\nExpect: 100-continue\r\n\r\n", IDS).expect
+
+
+def test_white_space_around_a_value_is_no_part_of_it() -> None:
+    head = parse_response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: \t chunked \t \r\nX: \t1 \t\r\n\r\n")
+    assert (head.chunked, head.lines) == (True, b"X: 1\r\n")
+
+
+def test_an_answer_cannot_have_its_length_dropped_on_the_way() -> None:
+    head = parse_response(b"HTTP/1.1 200 OK\r\nConnection: content-length, x\r\nContent-Length: 2\r\nX: 1\r\n\r\n")
+    assert (head.length, head.lines) == (2, b"Content-Length: 2\r\n")
+
+
+def test_a_length_that_no_body_follows_is_not_passed_on_with_204() -> None:
+    assert parse_response(b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n").lines == b""
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: a\0\r\n\r\n", b"hello\r\n\r\n", b"HTTP/1.1 101 Switching\r\n\r\n",
+     b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", b"HTTP/2.0 200 OK\r\n\r\n",
+     b"RTSP/1.0 200 OK\r\n\r\n", b"HTTP/1.1 099 Early\r\n\r\n", b"HTTP/1.1 200 O\0K\r\n\r\n",
+     b"\r\nHTTP/1.1 200 OK\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: x\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n"],
+)  # fmt: skip
 def test_an_answer_that_is_not_http_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match="not valid HTTP"):
         response_head(raw)
@@ -167,7 +216,14 @@ def test_chunks_read_in_any_pieces_give_the_body(parts: list[bytes], data: st.Da
     assert (body, chunks.ended, chunks.excess, chunks.size) == (b"".join(parts), True, False, len(body))
 
 
-@pytest.mark.parametrize("more", [b"POST / HTTP/1.1\r\n", b"garbage", b"HTTP/1.1 200 OK\r\n"])
+SECOND = b"POST / HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"POST / HTTP/1.1\r\n", b"garbage", b"HTTP/1.1 200 OK\r\n", b"x", SECOND + b"Content-Length: 4\r\n\r\nEVIL",
+     SECOND + b"Transfer-Encoding: chunked\r\n\r\n4\r\nEVIL\r\n0\r\n\r\n"],
+)  # fmt: skip
 def test_what_follows_the_last_chunk_is_noticed(more: bytes) -> None:
     chunks = Chunks()
     chunks.feed(b"2\r\nok\r\n0\r\n\r\n" + more)
@@ -178,3 +234,21 @@ def test_what_follows_the_last_chunk_is_noticed(more: bytes) -> None:
 def test_what_is_no_chunk_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match="not validly chunked"):
         Chunks().feed(raw)
+
+
+@pytest.mark.parametrize("start", [b"2;" + b"x", b"2\r\nok\r\n0\r\nX: "], ids=["extension", "trailer"])
+def test_chunks_that_are_all_framing_are_refused(start: bytes) -> None:
+    chunks = Chunks()
+    chunks.feed(start + b"y" * 60_000)
+    with pytest.raises(ValueError, match="too long"):
+        chunks.feed(b"y" * 6000)
+
+
+def test_chunks_of_a_byte_each_are_no_trouble_and_take_no_more_memory_than_their_body() -> None:
+    chunks = Chunks()
+    for _ in range(10):
+        chunks.feed(b"00000001\r\nx\r\n" * 1000)
+    assert chunks.size == 10_000
+    assert len(chunks._pieces) == 10
+    chunks.feed(b"0\r\n\r\n")
+    assert (chunks.take(), chunks.ended) == (b"x" * 10_000, True)
