@@ -22,6 +22,7 @@ from launcher.engines import Command, Engine
 from launcher.errors import BadConfig, LaunchError, StartFailed
 from launcher.lifecycle import BackoffOver, Exited, Life, NotStarted, Probed, RestartAsked, StopAsked
 from launcher.plan import WorkerSpec
+from router.ask import NO_SOCKET
 from router.config import RouterConfig
 from router.fleet import Fleet, State, Worker
 
@@ -326,7 +327,8 @@ class Slot:
             reason = await self._ask()
             answered = answered or reason is None
             known = known or (reason is None and await self._learn())
-            self._post(number, Probed(reason, self.worker.heard, self.worker.inflight > 0))
+            if reason != NO_SOCKET:
+                self._post(number, Probed(reason, self.worker.heard, self.worker.inflight > 0))
             await self._tools.sleep(self._supervisor.rules.interval if answered else STARTING_PROBE_INTERVAL)
 
     async def _learn(self) -> bool:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import errno
 import random
-import resource
 import ssl
 from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
-from router import api, journal, policies
+from router import api, journal, policies, sockets
 from router.config import ConfigError, RouterConfig
 from router.errors import RouterError
 from router.exchange import TICK, Plane
@@ -27,6 +25,7 @@ from router.parts import Parts
 BACKLOG = 4096  # connections that the kernel may hold for us; it takes the smaller of this and net.core.somaxconn
 # While draining, new requests are still taken for this long: load balancers need a moment to see the 503 of /readiness.
 SETTLE = 5.0  # seconds
+HANDSHAKE_TIMEOUT = 10.0  # seconds a client has for TLS
 LAST_WORDS = 1.0  # seconds for a control-plane answer that is being written when everything ends
 
 
@@ -50,9 +49,10 @@ class Router:
         that cannot be one.
         """
         loop = self._loop = asyncio.get_running_loop()
-        raise_file_limit()
+        limit = sockets.raise_limit()
         self.plane = Plane(self.config, self.fleet, self.policy, self.metrics, loop, random.Random())
         self._gate = Gate(self.plane)
+        self._gate.most = sockets.most_clients(limit)
         await self._listen()
         config = dataclasses.replace(self.config, port=self.port)
         self._session = aiohttp.ClientSession(
@@ -64,7 +64,8 @@ class Router:
             api.build(self.parts), handler_cancellation=True, access_log=None, shutdown_timeout=LAST_WORDS
         )
         await self._runner.setup()
-        self._gate.elsewhere = self._runner.server
+        self._gate.elsewhere = server = self._runner.server
+        self._gate.others = lambda: len(server.connections)
         await self._server.start_serving()
         self._tick(self.plane.clock())
         try:
@@ -76,13 +77,21 @@ class Router:
 
     async def _listen(self) -> None:
         """Bind. Connections are taken from start_serving() on: what serves them must know the port first."""
-        config = self.config
+        config, tls = self.config, _tls(self.config)
         try:
             self._server = await self._loop.create_server(
-                self._gate, config.host, config.port, ssl=_tls(config), backlog=BACKLOG, start_serving=False
+                self._gate,
+                config.host,
+                config.port,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT if tls else None,
+                backlog=BACKLOG,
+                start_serving=False,
             )
         except OSError as error:
             raise ConfigError(_cannot_listen(config, error)) from None
+        for listener in self._server.sockets:
+            sockets.keep_watch(listener)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def _tick(self, due: float) -> None:
@@ -114,14 +123,6 @@ class Router:
         self.plane.pool.close()
         await self._runner.cleanup()
         await self._session.close()
-
-
-def raise_file_limit() -> None:
-    """Each request under way takes two file descriptors: use all that the hard limit allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _tls(config: RouterConfig) -> ssl.SSLContext | None:

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+from router import sockets
+
 CONNECT_TIMEOUT = 2.0  # seconds; workers are on this machine or next to it
+NO_SOCKET = "no file descriptor or port is left here"  # says nothing of the worker
 MAX_REPLY = 16 * 1024 * 1024  # bytes; a metrics page of a large engine is below 1 MiB
 
 
@@ -45,10 +48,8 @@ async def ask(session: aiohttp.ClientSession, method: str, url: str, *, timeout:
         raise Unreachable(f"no connection within {limits.sock_connect:g} s") from None
     except asyncio.TimeoutError:
         raise TimedOut(f"{TimedOut.prefix} {timeout:g} s") from None
-    except aiohttp.ClientConnectorDNSError:
-        raise Unreachable("host name not known") from None
     except aiohttp.ClientConnectorError as error:
-        raise Unreachable(_why(error.os_error)) from None
+        raise Unreachable(_why(error)) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise Unreachable(f"connection broke ({type(error).__name__})") from None
 
@@ -62,5 +63,10 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _why(error: OSError) -> str:
-    return "connection refused" if isinstance(error, ConnectionRefusedError) else f"cannot connect ({error.strerror})"
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    cause = error.os_error
+    if sockets.exhausted(cause):
+        return NO_SOCKET
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "host name not known"
+    return "connection refused" if isinstance(cause, ConnectionRefusedError) else f"cannot connect ({cause.strerror})"

@@ -78,6 +78,12 @@ class NoWorker(RouterError):
     status, type, code, retry_after = 503, "server_error", "no_worker", 2
 
 
+class NoSocket(RouterError):
+    """File descriptors or local ports have run out here."""
+
+    status, type, code, retry_after = 503, "server_error", "no_socket", 2
+
+
 class QueueTimeout(RouterError):
     status, type, code, retry_after = 503, "server_error", "queue_timeout", 2
 

@@ -19,6 +19,7 @@ from typing import Protocol
 
 import msgspec
 
+from router import sockets
 from router.admission import Admission
 from router.config import RouterConfig
 from router.errors import ModelNotFound, NoWorker, QueueFull, QueueTimeout, RouterError, WorkersFailed, WorkerTimeout
@@ -221,7 +222,10 @@ class Exchange:
             connection = await self._plane.pool.connect(worker)
         except OSError as error:
             self._task = None
-            self.on_lost(Fault.NOT_SENT, f"no connection to the worker: {error.strerror or error}")
+            fault = Fault.NO_SOCKET if sockets.exhausted(error) else Fault.NOT_SENT
+            if fault is Fault.NO_SOCKET:
+                self._plane.pool.close()  # the only ones that can be spared
+            self.on_lost(fault, f"no connection to the worker: {error.strerror or error}")
             return
         self._task = None
         if self._open:

@@ -11,9 +11,11 @@ import asyncio
 import enum
 import hmac
 import itertools
+import logging
 import re
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -26,11 +28,15 @@ from router.request import INFERENCE_PATHS, parse
 if TYPE_CHECKING:
     from router.exchange import Plane
 
+log = logging.getLogger("router")
+
 MAX_HEAD = 64 * 1024  # bytes; nginx allows 32 KB by default, uvicorn 64 KB
 MAX_PIPELINED = 1024 * 1024  # bytes that may wait behind a request under way
 HEAD_TIMEOUT = 10.0  # seconds for a head to become complete
 BODY_TIMEOUT = 30.0  # seconds without a byte of an unfinished body
+HELD_AT_MOST = 64 * 1024  # bytes that a client leaves unread, then its worker waits; over TLS uvloop would take 512 KB
 LINGER = 2.0  # seconds to read on after an early refusal, so that the client gets to see it
+SAY_AGAIN = 60.0  # seconds between two lines in the log that say the same
 
 ROUTES = {path.encode(): path for path in INFERENCE_PATHS}
 EMPTY_LINES = re.compile(rb"[\r\n]*")  # RFC 9112 section 2.2: to be skipped before a request
@@ -56,6 +62,9 @@ class Gate:
         self.id_headers = frozenset(name.lower().encode() for name in config.request_id_headers)
         self.origins = frozenset(origin.encode() for origin in config.cors_allowed_origins)
         self.fronts: set[Front] = set()
+        self.most = sys.maxsize  # clients at once
+        self.others: Callable[[], int] = lambda: 0  # how many of them were handed over
+        self._said = -SAY_AGAIN  # when it was last told that no more are taken
         self._series = b"%016x" % plane.rng.getrandbits(64)
         self._numbers = itertools.count(1)
 
@@ -75,6 +84,16 @@ class Gate:
         """Cut every connection."""
         for front in list(self.fronts):
             front.hang_up()
+
+    def full(self) -> bool:
+        """Whether one more client is one too many."""
+        if len(self.fronts) + self.others() < self.most:
+            return False
+        now = self.plane.clock()
+        if now - self._said >= SAY_AGAIN:
+            self._said = now
+            log.warning("%d clients are connected, no more are taken: raise the limit on open files", self.most)
+        return True
 
     def request_id(self) -> bytes:
         """A new one: random for this router, counted within it."""
@@ -113,6 +132,10 @@ class Front(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        if self._gate.full():
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(HELD_AT_MOST)
         self._gate.fronts.add(self)
         self._wait(HEAD_TIMEOUT)
 
@@ -137,6 +160,11 @@ class Front(asyncio.Protocol):
             self._read_chunked(data)
         elif phase is Phase.EXCHANGE:
             self._pipeline(data)
+
+    def eof_received(self) -> None:
+        """A client that sends no more is gone, as nginx and the engines' servers see it: it may not read, either."""
+        if self._exchange is not None:
+            self._transport.abort()
 
     def pause_writing(self) -> None:
         self._paused = True

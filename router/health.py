@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import msgspec
 
-from router.ask import Reply, TimedOut, Unreachable, ask
+from router.ask import NO_SOCKET, Reply, TimedOut, Unreachable, ask
 from router.config import RouterConfig
 from router.errors import BadRequest, NotFound, RouterError
 from router.fleet import Breaker, Fleet, State, Worker
@@ -234,6 +234,8 @@ class Prober:
 
     def _judge(self, watch: _Watch, reason: str | None) -> None:
         worker, progressed = watch.worker, watch.progressed()
+        if reason == NO_SOCKET:
+            return
         if reason is not None:
             if reason.startswith(TimedOut.prefix) and progressed:
                 return  # slow to answer probes because it is busy answering requests

@@ -10,11 +10,12 @@ import enum
 import random
 from dataclasses import dataclass, field
 
-from router.errors import RouterError, WorkersFailed, WorkerTimeout
+from router.errors import NoSocket, RouterError, WorkersFailed, WorkerTimeout
 
 
 class Fault(enum.Enum):
     NOT_SENT = "not_sent"  # no connection to the worker: it never saw the request
+    NO_SOCKET = "no_socket"  # the same, for want of a descriptor or port here: no worker's fault
     STALE = "stale"  # a reused connection was closed with no byte back: the keep-alive race
     DIED = "died"  # a connection that should have answered ended before the first body byte
     BUSY = "busy"  # 429, or 503 with Retry-After: the worker is well and has no room
@@ -46,6 +47,7 @@ class Rule:
 
 RULES: dict[Fault, Rule] = {
     Fault.NOT_SENT: Rule(Where.ANY, error=WorkersFailed),
+    Fault.NO_SOCKET: Rule(Where.ANY, counts_worker=False, budgeted=True, paused=True, error=NoSocket),
     # Bounded by itself: the resend goes out on a fresh connection, which cannot be stale.
     Fault.STALE: Rule(Where.SAME, counts_total=False, counts_worker=False, error=WorkersFailed),
     # One retry is two deaths: a request that kills what it meets must not take the fleet with it.

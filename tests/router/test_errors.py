@@ -23,6 +23,7 @@ TABLE: dict[str, tuple[int, str, str, int | None]] = {
     "RouterError": (500, "server_error", "internal_error", None),
     "WorkersFailed": (502, "upstream_error", "workers_failed", None),
     "NoWorker": (503, "server_error", "no_worker", 2),
+    "NoSocket": (503, "server_error", "no_socket", 2),
     "QueueTimeout": (503, "server_error", "queue_timeout", 2),
     "WorkerTimeout": (504, "timeout_error", "worker_timeout", None),
 }

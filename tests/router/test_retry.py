@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.errors import RouterError, WorkersFailed, WorkerTimeout
+from router.errors import NoSocket, RouterError, WorkersFailed, WorkerTimeout
 from router.retry import PAUSE, RULES, Attempts, Fault, Retry, Where, budget_left, classify, decide, refine
 
 RETRIED = [fault for fault in Fault if RULES[fault].where is not Where.NOWHERE]
@@ -57,6 +57,7 @@ def course(*faults: Fault, max_retries: int = 6, untried: bool = True) -> list[s
 # fault: where, what it counts towards, at most, held to the budget, paused, how it ends (None: the worker's answer)
 TABLE: dict[Fault, tuple[Where, str, int | None, bool, bool, type[RouterError] | None]] = {
     Fault.NOT_SENT: (Where.ANY, "total, worker", None, False, False, WorkersFailed),
+    Fault.NO_SOCKET: (Where.ANY, "total", None, True, True, NoSocket),
     Fault.STALE: (Where.SAME, "", None, False, False, WorkersFailed),
     Fault.DIED: (Where.UNTRIED, "total, worker", 1, False, False, WorkersFailed),
     Fault.BUSY: (Where.UNTRIED, "total", None, False, False, None),
@@ -95,7 +96,7 @@ def test_a_first_fault_is_retried_where_its_row_says(fault: Fault) -> None:
     retry = ask(fault)
     assert retry is not None
     assert retry.where is TABLE[fault][0]
-    assert (retry.delay > 0) == (fault is Fault.GATEWAY)
+    assert (retry.delay > 0) == (fault in (Fault.GATEWAY, Fault.NO_SOCKET))
 
 
 @pytest.mark.parametrize("fault", [Fault.TIMEOUT, Fault.BROKEN], ids=lambda fault: fault.value)
@@ -145,8 +146,8 @@ def test_a_request_is_retried_so_often_in_all_and_resends_are_not_counted(fault:
 
 
 @rows
-def test_without_budget_only_the_rows_of_worker_errors_give_up(fault: Fault) -> None:
-    assert (ask(fault, budget=False) is None) == (fault in (Fault.GATEWAY, Fault.ENGINE))
+def test_without_budget_only_the_rows_that_are_held_to_it_give_up(fault: Fault) -> None:
+    assert (ask(fault, budget=False) is None) == TABLE[fault][3]
 
 
 @pytest.mark.parametrize(
