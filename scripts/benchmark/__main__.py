@@ -1,0 +1,98 @@
+"""The command: options -> contestants -> cases -> table, JSON and plot. Whatever it starts, it stops."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from scripts.benchmark import contestants, goals, machine, report
+from scripts.benchmark.bench import Bench, Settings
+from scripts.benchmark.cases import CASES
+from scripts.benchmark.contestants import NAMES
+from scripts.benchmark.processes import LOAD_CPU, interrupted_by_sigterm
+
+QUICK = Settings(secs=1.0, rounds=1, quick=True)
+
+
+def _listed(known: Sequence[str]) -> Any:
+    """A click callback for a comma-separated choice among `known`; none given: all."""
+
+    def read(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
+        chosen = value.split(",") if value else list(known)
+        for name in chosen:
+            if name not in known:
+                raise click.BadParameter(f"{name} is none of {', '.join(known)}")
+        return chosen
+
+    return read
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--cases", metavar="A,B", callback=_listed(list(CASES)), help=f"Some of {', '.join(CASES)}.")
+@click.option("--only", metavar="A,B", callback=_listed(NAMES), help=f"Some of {', '.join(NAMES)}.")
+@click.option("--secs", type=click.IntRange(1), default=5, show_default=True, help="Length of one measurement.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Measurements; the median counts.")
+@click.option("--quick", is_flag=True, help="Everything, very short: shows that it works, not how fast it is.")
+@click.option(
+    "--peers", metavar="PYTHON", envvar="BENCH_PEERS", type=click.Path(exists=True, dir_okay=False),
+    help="The Python that has sglang-router, vllm-router and smg installed. Also by BENCH_PEERS.",
+)  # fmt: skip
+@click.option("--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Keep all figures here.")
+@click.option("--png", "png_path", metavar="FILE", type=click.Path(path_type=Path), help="Draw them here.")
+def main(
+    cases: list[str], only: list[str], secs: int, rounds: int, quick: bool, peers: str | None,
+    json_path: Path | None, png_path: Path | None,
+) -> int:  # fmt: skip
+    """Measure the router beside its peers, and print which goals are met. How to read it: scripts/README.md."""
+    settings = QUICK if quick else Settings(secs, rounds)
+    console = Console()
+    missing = machine.missing_tools()
+    if missing:
+        raise click.ClickException("; ".join(missing))
+    found, notes = contestants.find(peers)
+    field = [contestant for contestant in found if contestant.name in only]
+    notes = [note for note in notes if note.partition(":")[0] in only]
+    about = machine.describe(field)
+    figures = _run(cases, settings, field, notes)
+    rows = goals.rows(figures)
+    report.show(console, rows, notes)
+    if json_path:
+        report.keep(json_path, about, asdict(settings), figures, rows)
+    return 0
+
+
+def _run(
+    cases: Sequence[str], settings: Settings, field: list[contestants.Contestant], notes: list[str]
+) -> dict[str, Any]:
+    """Each case's figures. A case that fails is noted and left out; Ctrl-C ends all and keeps what there is."""
+    os.sched_setaffinity(0, {LOAD_CPU})
+    figures: dict[str, Any] = {}
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, interrupted_by_sigterm():
+        bench = Bench(settings, field, Path(folder), say)
+        try:
+            for name in cases:
+                try:
+                    figures[name] = CASES[name](bench)
+                except RuntimeError as error:
+                    notes.append(f"{name}: not measured; {error}")
+        except KeyboardInterrupt:
+            notes.append("interrupted: what was measured until then")
+        finally:
+            bench.close()
+    return figures
+
+
+if __name__ == "__main__":
+    sys.exit(main(standalone_mode=True))

@@ -1,0 +1,92 @@
+"""What every case is given: the settings, the stand-in workers, and the contestants, started when they are needed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.benchmark import contestants, workers
+from scripts.benchmark.contestants import OURS, Contestant, Running
+from scripts.benchmark.load import Streams
+
+FEW = 4  # workers, where their number is not what is measured
+MANY = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long everything takes. `secs`: of one run of the load generator."""
+
+    secs: float = 5.0
+    rounds: int = 3
+    quick: bool = False
+
+    @property
+    def warmup(self) -> float:
+        return 1.0
+
+
+class Bench:
+    """Sole owner of the processes that are measured, but for those of the pauses."""
+
+    def __init__(self, settings: Settings, field: Sequence[Contestant], folder: Path, say: Callable[[str], None]):
+        self.settings = settings
+        self.field = list(field)
+        self.say = say
+        self._folder = folder
+        self._client = workers.compile("client", folder)
+        self._workers = workers.Workers(workers.compile("worker", folder), MANY)
+        self._serving: list[Running] = []
+
+    @property
+    def worker_port(self) -> int:
+        """Of one worker, to be asked directly."""
+        return self._workers.ports[0]
+
+    def ours(self) -> Contestant | None:
+        return next((contestant for contestant in self.field if contestant.name == OURS), None)
+
+    def serving(self) -> list[Running]:
+        """All contestants, each over the same few workers. They stay up, idle while another one is measured."""
+        if not self._serving:
+            for contestant in list(self.field):
+                self._start(contestant)
+        return self._serving
+
+    def _start(self, contestant: Contestant) -> None:
+        try:
+            self._serving.append(contestants.start(contestant, self._workers.urls(FEW), self._folder))
+        except RuntimeError as error:
+            self.field.remove(contestant)
+            self.say(f"{error}: it takes no further part")
+
+    @contextlib.contextmanager
+    def alone(self, contestant: Contestant, count: int = FEW) -> Iterator[Running]:
+        """One contestant, fresh, over `count` workers. Raises RuntimeError when it does not serve."""
+        self.rest()
+        running = contestants.start(contestant, self._workers.urls(count), self._folder)
+        try:
+            yield running
+        finally:
+            running.child.stop()
+
+    @contextlib.contextmanager
+    def streams(
+        self, port: int, streams: int, events: int, interval: float, *, skip: int = 0, header: str | None = None
+    ) -> Iterator[Streams]:
+        client = Streams(self._client, port, streams, events, interval, skip, header)
+        try:
+            yield client
+        finally:
+            client.child.stop()
+
+    def rest(self) -> None:
+        """Stop all contestants."""
+        while self._serving:
+            self._serving.pop().child.stop()
+
+    def close(self) -> None:
+        self.rest()
+        self._workers.child.stop()

@@ -1,0 +1,199 @@
+"""Who takes part: how each router is started over a set of workers, and when it serves."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.benchmark.processes import ROUTER_CPU, Child
+
+ROOT = Path(__file__).parents[2]
+OURS = "llm-launch"
+NGINX = "nginx"
+PEERS = {"sglang-router": "sglang_router", "vllm-router": "vllm_router", "smg": "smg"}  # distribution: package
+NAMES = (OURS, *PEERS, NGINX)
+STARTUP = 60.0  # seconds
+
+# Nothing a router of prompts does is asked of nginx: no look into the body, no log; it only passes on.
+NGINX_CONF = """
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx-error.log;
+events {{ worker_connections 19000; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/nginx-body;
+    proxy_temp_path {folder}/nginx-proxy;
+    fastcgi_temp_path {folder}/nginx-fastcgi;
+    uwsgi_temp_path {folder}/nginx-uwsgi;
+    scgi_temp_path {folder}/nginx-scgi;
+    client_max_body_size 512m;
+    client_body_buffer_size 2m;
+    keepalive_requests 100000000;
+    upstream workers {{
+        least_conn;
+        {servers}
+        keepalive 512;
+        keepalive_requests 100000000;
+    }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{
+            proxy_pass http://workers;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+        }}
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A router that can be started. `header` is the header line that requests to it need, if any."""
+
+    name: str
+    version: str
+    command: Callable[[int, Sequence[str], Path], list[str]]  # (port, worker URLs, scratch folder)
+    header: str | None = None
+
+
+class Running:
+    """A contestant that serves."""
+
+    def __init__(self, contestant: Contestant, child: Child, port: int):
+        self.name = contestant.name
+        self.header = contestant.header
+        self.child = child
+        self.port = port
+
+
+def find(peers: str | None) -> tuple[list[Contestant], list[str]]:
+    """All that are installed, ours first; and a line on each that is not. `peers`: the Python that has the peers."""
+    found, missing = [ours()], []
+    for name, package in PEERS.items():
+        version = _version(peers, name) if peers else None
+        if peers and version:
+            found.append(Contestant(name, version, _peer(peers, package)))
+        else:
+            missing.append(f"{name}: not measured; python3 -m venv peers && peers/bin/pip install {name}, then --peers")
+    if shutil.which("nginx"):
+        told = subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr
+        found.append(Contestant(NGINX, told.strip().rpartition("/")[2], _nginx))
+    else:
+        missing.append("nginx: not measured; apt-get install nginx-light, or the like")
+    return found, missing
+
+
+def ours() -> Contestant:
+    """All features as they are by default, and a key that every request must carry."""
+    from router.metrics import version
+
+    key = secrets.token_hex(16)
+
+    def command(port: int, urls: Sequence[str], folder: Path) -> list[str]:
+        file = folder / "key"
+        file.write_text(key)
+        return [
+            sys.executable, "-m", "router",
+            "--port", str(port), "--worker-urls", *urls, "--api-key-file", str(file),
+        ]  # fmt: skip
+
+    return Contestant(OURS, version(), command, f"authorization: Bearer {key}")
+
+
+def _peer(python: str, package: str) -> Callable[[int, Sequence[str], Path], list[str]]:
+    """They share their ancestor's command line. Quieter than their default; smg polls no loads it would not use."""
+
+    def command(port: int, urls: Sequence[str], folder: Path) -> list[str]:
+        return [
+            python, "-m", f"{package}.launch_router",
+            "--host", "127.0.0.1", "--port", str(port), "--worker-urls", *urls,
+            "--policy", "cache_aware", "--log-level", "error",
+            "--prometheus-port", str(free_port()), "--worker-startup-check-interval", "1",
+            *(["--disable-load-monitoring"] if package == "smg" else []),
+        ]  # fmt: skip
+
+    return command
+
+
+def _nginx(port: int, urls: Sequence[str], folder: Path) -> list[str]:
+    servers = " ".join(f"server {url.removeprefix('http://')};" for url in urls)
+    conf = folder / "nginx.conf"
+    conf.write_text(NGINX_CONF.format(folder=folder, port=port, servers=servers))
+    return ["nginx", "-c", str(conf)]
+
+
+def _version(python: str, distribution: str) -> str | None:
+    code = f"import importlib.metadata as m; print(m.version({distribution!r}))"
+    told = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    return told.stdout.strip() or None
+
+
+def start(contestant: Contestant, urls: Sequence[str], folder: Path) -> Running:
+    """Start it, pinned, and return once it has answered a request. Raises RuntimeError when it does not."""
+    port = free_port()
+    log = folder / f"{contestant.name}.log"
+    with log.open("wb") as out:
+        child = Child(contestant.command(port, urls, folder), ROUTER_CPU, stdout=out, stderr=out, cwd=ROOT)
+    running = Running(contestant, child, port)
+    try:
+        _wait(running, len(urls))
+    except BaseException as error:
+        child.stop()
+        if isinstance(error, TimeoutError):
+            tail = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise RuntimeError(f"{contestant.name} did not serve: {' '.join(tail) or 'no word from it'}") from None
+        raise
+    return running
+
+
+def _wait(running: Running, workers: int) -> None:
+    deadline = time.monotonic() + STARTUP
+    while time.monotonic() < deadline and running.child.process.poll() is None:
+        if _answers(running) and (running.name != OURS or _ready(running, workers)):
+            return
+        time.sleep(0.2)
+    raise TimeoutError
+
+
+def _answers(running: Running) -> bool:
+    headers = {"content-type": "application/json"}
+    if running.header:
+        name, _, value = running.header.partition(": ")
+        headers[name] = value
+    body = b'{"text":"hello","sampling_params":{"max_new_tokens":8}}'
+    url = f"http://127.0.0.1:{running.port}/generate"
+    return _status(urllib.request.Request(url, data=body, headers=headers)) is not None
+
+
+def _ready(running: Running, workers: int) -> bool:
+    """Whether all workers are in use; of the others one answer must do, and the warm-up that follows."""
+    told = _status(urllib.request.Request(f"http://127.0.0.1:{running.port}/readiness"))
+    return told is not None and f'"healthy_workers":{workers},' in told.replace(" ", "")
+
+
+def _status(request: urllib.request.Request) -> str | None:
+    """The body of an answer of status 200."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with contextlib.suppress(OSError, urllib.error.URLError), opener.open(request, timeout=5) as answer:
+        return answer.read().decode() if answer.status == 200 else None
+    return None
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

@@ -1,0 +1,91 @@
+"""Processes that are measured or that measure: each pinned to one CPU, its whole tree accounted for and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+ROUTER_CPU = 0  # the router under test, alone
+LOAD_CPU = 1  # load generator, stand-in workers, and the benchmark itself
+PATIENCE = 5.0  # seconds from SIGTERM to SIGKILL
+
+
+class Child:
+    """A process and its descendants, in a session of its own so that a Ctrl-C is ours to handle."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        cpu: int,
+        *,
+        stdout: int | IO[bytes] | None = subprocess.DEVNULL,
+        stderr: int | IO[bytes] | None = subprocess.DEVNULL,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ):
+        self.process = subprocess.Popen(
+            ["taskset", "-c", str(cpu), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+        )
+
+    def tree(self) -> list[psutil.Process]:
+        try:
+            top = psutil.Process(self.process.pid)
+            return [top, *top.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the tree so far."""
+        total = 0.0
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+    def resident_bytes(self) -> int:
+        total = 0
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss
+        return total
+
+    def stop(self) -> None:
+        """Returns when the whole tree is gone."""
+        tree = self.tree()
+        for kill in (psutil.Process.terminate, psutil.Process.kill):
+            for process in tree:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    kill(process)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(PATIENCE)
+            _, tree = psutil.wait_procs(tree, PATIENCE)
+            if not tree:
+                return
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm():  # type: ignore[no-untyped-def]
+    """SIGTERM ends this process as Ctrl-C does, so that all it started is stopped."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
