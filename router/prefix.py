@@ -4,8 +4,8 @@
 # The rules of this file
 ########################################################################
 #
-# Rule 1: this file knows bytes and holders, nothing else. A holder is a worker's id, a key is the prompt's JSON as the
-# client sent it; no requests, no loads, no choice. match() never changes anything, insert() never chooses.
+# Rule 1: this file knows bytes and holders, nothing else. A holder is a worker's id, a key is a prompt as bytes; no
+# requests, no loads, no choice. match() never changes anything, insert() never chooses.
 #
 # Rule 2: no Python loop over bytes. An edge is a `bytes`, compared by one memcmp; a node's children are found by their
 # edge's first byte. Where two keys part is found by a few slice compares and one XOR (see _common).
@@ -55,16 +55,6 @@ MAX_KEY: Final = 1 << 20  # bytes; some 260,000 tokens are enough to tell prompt
 MAX_DEPTH: Final = 256  # nodes on one path; real prompts branch fewer than 20 times
 SLICE: Final = 1000  # entries dropped by one call at most: 1.5 ms, 3 ms when memory is cold
 PURGE_PER_INSERT: Final = 4  # more than an insert adds, but for a split of a node with many holders
-
-_CLOSERS: Final = b'"]} \t\r\n'
-
-
-def open_key(key: bytes) -> bytes:
-    """The key without its closing quotes and brackets.
-
-    `[{..."hi"}]` is no prefix of the conversation's next turn, `[{..."hi"},{...`; without the closers it is.
-    """
-    return key.rstrip(_CLOSERS)
 
 
 class _Tenant:

@@ -51,12 +51,18 @@ _PROMPT_FIELDS: dict[str, tuple[str, ...]] = {
 }
 INFERENCE_PATHS = tuple(_PROMPT_FIELDS)
 
+_CLOSERS = b'"]} \t\r\n'
+
 # Bytes of JSON per token, for load estimates only: English text runs at about four characters per token.
 BYTES_PER_TOKEN = 4
 
 
 class RouteRequest:
-    """What a policy may look at. `matched` is the policy's: how many bytes of `key` the picked worker holds."""
+    """What a policy may look at.
+
+    `key` is the prompt's JSON as it was sent, less its closing quotes and brackets. `matched` is the policy's: how many
+    bytes of it the picked worker holds.
+    """
 
     __slots__ = ("key", "matched", "model", "path", "session", "stream")
 
@@ -98,12 +104,23 @@ def parse(path: str, body: bytes, session: str | None = None) -> RouteRequest:
 
 
 def _prompt(path: str, fields: _Body) -> bytes:
-    prompt = b""
+    prompt: bytes | Raw = b""
     for name in _PROMPT_FIELDS[path]:
         raw = getattr(fields, name)
         if raw:
-            prompt = b"%b\n%b" % (prompt, raw) if prompt else bytes(raw)
-    return prompt
+            prompt = b"%b\n%b" % (prompt, raw) if prompt else raw
+    return _open(prompt)
+
+
+def _open(prompt: bytes | Raw) -> bytes:
+    """The prompt less its closing quotes and brackets, in one copy: a megabyte is not cheap to move.
+
+    `[{..."hi"}]` is no prefix of the conversation's next turn, `[{..."hi"},{...`; without the closers it is.
+    """
+    view = memoryview(prompt)
+    tail = bytes(view[-64:])
+    kept = len(tail.rstrip(_CLOSERS))
+    return bytes(view[: len(view) - len(tail) + kept]) if kept else bytes(view).rstrip(_CLOSERS)
 
 
 def _text(raw: Raw) -> str | None:

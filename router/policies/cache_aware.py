@@ -8,7 +8,7 @@ from math import isqrt
 
 from router.fleet import Worker
 from router.policies.base import lowest
-from router.prefix import PrefixIndex, open_key
+from router.prefix import PrefixIndex
 from router.request import RouteRequest
 
 
@@ -38,14 +38,12 @@ class CacheAware:
 
     def pick(self, request: RouteRequest, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
         request.matched = 0
-        key = open_key(request.key)
+        key = request.key
         loads = [worker.inflight for worker in candidates]
         if not key:
             return lowest(candidates, loads, rng)
         worker = self._choose(key, candidates, loads, rng)
-        held = self.index.insert(key, worker.id)
-        # Whoever holds all but the closing brackets has nothing left to compute.
-        request.matched = len(request.key) if held == len(key) else held
+        request.matched = self.index.insert(key, worker.id)
         return worker
 
     def forget(self, worker: Worker) -> None:

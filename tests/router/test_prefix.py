@@ -19,7 +19,6 @@ from router.prefix import (
     _Node,
     _oldest,
     _Tenant,
-    open_key,
 )
 
 HOLDERS = ("w0", "w1", "w2")
@@ -409,18 +408,3 @@ def test_nothing_is_left_in_memory_of_what_was_dropped(empty: str) -> None:
         assert not index._dead
     finally:
         gc.enable()
-
-
-@pytest.mark.parametrize(
-    ("key", "opened"),
-    [
-        (b'"Once upon"', b'"Once upon'),
-        (b'[{"role":"user","content":"hi"}]', b'[{"role":"user","content":"hi'),
-        (b'[{"role": "user", "content": "hi"}\n ]', b'[{"role": "user", "content": "hi'),
-        (b"[1,2,3]", b"[1,2,3"),
-        (b'""', b""),
-        (b"", b""),
-    ],
-)
-def test_an_open_key_begins_every_longer_conversation(key: bytes, opened: bytes) -> None:
-    assert open_key(key) == opened
