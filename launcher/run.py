@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import uvloop
-
 from launcher import __version__, console, engines, gpus, logs, plan
 from launcher.config import LaunchConfig
 from launcher.engines import Engine
@@ -20,7 +18,7 @@ from launcher.plan import WorkerSpec
 from launcher.ports import Ports, ephemeral
 from launcher.process import Process
 from launcher.supervisor import Supervisor, Tools
-from router import health
+from router import health, loop
 from router.app import Router
 from router.cli import announce, drained, welcome
 from router.errors import RouterError
@@ -35,7 +33,7 @@ MEMORY_POLL = 0.25  # seconds
 
 def run(config: LaunchConfig) -> int:
     """Serve until a signal comes. Returns the exit code; raises LaunchError, ConfigError or RouterError."""
-    return uvloop.run(serve(config))
+    return loop.run(serve(config))
 
 
 async def serve(config: LaunchConfig, say: Callable[[str], None] = announce) -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
-import uvloop
 
+from router import loop
 from router.app import Router
 from router.config import ConfigError, RouterConfig
 from router.errors import BadRequest, RouterError
@@ -241,7 +241,7 @@ def _route(**params: Any) -> int:
     """Route requests to inference servers started elsewhere."""
     config = router_config(params)
     set_up_logging(config.log_level)
-    return uvloop.run(serve(config))
+    return loop.run(serve(config))
 
 
 async def serve(config: RouterConfig, say: Callable[[str], None] = announce) -> int:
