@@ -16,8 +16,13 @@ GC_THRESHOLDS = (5_000, 5, 1_000)
 
 
 def run(main: Coroutine[Any, Any, int]) -> int:
-    """Run `main` to its end on uvloop, with the garbage collector held back; for the life of this process."""
+    """Run `main` to its end on uvloop."""
+    hold_collector()
+    return uvloop.run(main)
+
+
+def hold_collector() -> None:
+    """Keep garbage collections short, for the life of this process."""
     gc.collect()
     gc.freeze()  # modules and settings stay as long as the process
     gc.set_threshold(*GC_THRESHOLDS)
-    return uvloop.run(main)
