@@ -10,6 +10,7 @@ from pathlib import Path
 from scripts.benchmark import contestants, workers
 from scripts.benchmark.contestants import OURS, Contestant, Running
 from scripts.benchmark.load import Streams
+from scripts.benchmark.processes import raise_file_limit
 
 FEW = 4  # workers, where their number is not what is measured
 MANY = 256
@@ -27,6 +28,11 @@ class Settings:
     def warmup(self) -> float:
         return 1.0
 
+    @property
+    def short(self) -> float:
+        """Of one run where there are many of them."""
+        return min(self.secs, 3.0)
+
 
 class Bench:
     """Sole owner of the processes that are measured, but for those of the pauses."""
@@ -36,6 +42,7 @@ class Bench:
         self.field = list(field)
         self.say = say
         self._folder = folder
+        raise_file_limit()
         self._client = workers.compile("client", folder)
         self._workers = workers.Workers(workers.compile("worker", folder), MANY)
         self._serving: list[Running] = []

@@ -145,7 +145,7 @@ def _version(python: str, distribution: str) -> str | None:
 def start(contestant: Contestant, urls: Sequence[str], folder: Path) -> Running:
     """Start it, pinned, and return once it has answered a request. Raises RuntimeError when it does not."""
     port = free_port()
-    log = folder / f"{contestant.name}.log"
+    log = folder / f"{contestant.name}-{port}.log"
     with log.open("wb") as out:
         child = Child(contestant.command(port, urls, folder), ROUTER_CPU, stdout=out, stderr=out, cwd=ROOT)
     running = Running(contestant, child, port)

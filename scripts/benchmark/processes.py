@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -77,8 +79,21 @@ class Child:
                 return
 
 
+def raise_file_limit() -> None:
+    """Use all open files that the hard limit allows; what is started from here on inherits it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def file_limit() -> int:
+    """Open files of one process; unlimited is a large number."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
 @contextlib.contextmanager
-def interrupted_by_sigterm():  # type: ignore[no-untyped-def]
+def interrupted_by_sigterm() -> Iterator[None]:
     """SIGTERM ends this process as Ctrl-C does, so that all it started is stopped."""
 
     def interrupt(*_: object) -> None:

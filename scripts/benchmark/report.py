@@ -17,7 +17,7 @@ VERDICTS = {True: "[green]met", False: "[red]not met", None: "[dim]not measured"
 
 
 def show(console: Console, rows: Iterable[Row], notes: Iterable[str]) -> None:
-    table = Table("what", "goal", "llm-launch", "peers", "", title="Goals")
+    table = Table("what", "goal", "llm-launch", "peers", "", title="Goals", expand=False)
     for row in rows:
         table.add_row(row.what, row.goal, row.ours, row.peers, VERDICTS[row.met])
     console.print(table)

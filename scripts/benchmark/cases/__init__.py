@@ -6,11 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from scripts.benchmark.bench import Bench
-from scripts.benchmark.cases import latency, throughput
+from scripts.benchmark.cases import growth, latency, pauses, soak, streams, throughput
 
 Case = Callable[[Bench], dict[str, Any]]
 
 CASES: dict[str, Case] = {
     "throughput": throughput.throughput,
     "latency": latency.latency,
+    "paced": streams.paced,
+    "prompts": growth.prompts,
+    "open": streams.open_streams,
+    "soak": soak.soak,
+    "workers": growth.workers,
+    "pauses": pauses.pauses,
 }

@@ -1,0 +1,67 @@
+"""How the cost of a request grows with the fleet and with the prompt."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import ExitStack
+from typing import Any
+
+from scripts.benchmark.bench import Bench
+from scripts.benchmark.contestants import NGINX, OURS
+from scripts.benchmark.load import measure, wrk
+
+FLEETS = (4, 16, 64, 256)  # workers
+SHORT = ("small", "fresh-80")
+SIZES = tuple(1024 * 4**power for power in range(6))  # bytes: 1 KB to 1 MB
+CONNECTIONS = 16  # more of them, with 1 MB each under way, measure the machine's caches
+
+
+def workers(bench: Bench) -> dict[str, Any]:
+    """CPU time of an 80-byte request with 4, 16, 64 and 256 workers: prompts seen before, and prompts never seen.
+
+    Four routers of ours run at once and take turns. The probes of all those workers are part of what is measured.
+    Figures: {"small" or "fresh-80": {number of workers: [one of load.measure() for each round]}}.
+    """
+    runs: dict[str, Any] = {kind: defaultdict(list) for kind in SHORT}
+    contestant = bench.ours()
+    if contestant is None:
+        return {}
+    with ExitStack() as stack:
+        routers = {count: stack.enter_context(bench.alone(contestant, count)) for count in FLEETS}
+        for number in range(bench.settings.rounds):
+            for kind in SHORT:
+                for count, router in routers.items():
+                    wrk(router.port, kind, bench.settings.warmup, header=router.header, salt=2 * number)
+                    run = measure(router, kind, bench.settings.short, salt=2 * number + 1)
+                    runs[kind][str(count)].append(run)
+                    bench.say(f"workers {number + 1} {kind:8} {count:3} workers {run['cpu_us']:6.1f} us CPU")
+    return runs
+
+
+def prompts(bench: Bench) -> dict[str, Any]:
+    """CPU time of a request with a prompt of 1 KB to 1 MB: prompts never seen, and prompts seen before.
+
+    nginx shows what the kernel takes for the same bytes: they are received once and sent once.
+    Figures: {contestant: {"fresh" or "repeated": {size: [one of load.measure() for each round]}}}.
+    """
+    runs: dict[str, Any] = {
+        router.name: {"fresh": defaultdict(list), "repeated": defaultdict(list)}
+        for router in bench.serving()
+        if router.name in (OURS, NGINX)
+    }
+    for number in range(bench.settings.rounds):
+        for size in SIZES:
+            for kind in ("fresh", "repeated"):
+                for router in bench.serving():
+                    if router.name in runs:
+                        run = _at(bench, router, f"{kind}-{size}", number)
+                        runs[router.name][kind][str(size)].append(run)
+    return runs
+
+
+def _at(bench: Bench, router: Any, kind: str, number: int) -> dict[str, Any]:
+    options = {"connections": CONNECTIONS}
+    wrk(router.port, kind, bench.settings.warmup, header=router.header, salt=2 * number, **options)
+    run = measure(router, kind, bench.settings.short, salt=2 * number + 1, **options)
+    bench.say(f"prompts {number + 1} {router.name:14} {kind:16} {run['cpu_us']:7.1f} us CPU  busy {run['busy']:.2f}")
+    return run
