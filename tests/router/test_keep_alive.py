@@ -24,7 +24,7 @@ PLAIN = {"text": "hi"}
 
 
 class Impatient(asyncio.Protocol):
-    """A worker's connection that it closes when nothing has come for `idle` seconds after an answer, as uvicorn does."""
+    """A worker's connection, closed when nothing has come for `idle` seconds after an answer, as uvicorn does."""
 
     def __init__(self, drive: Drive) -> None:
         self._drive = drive
@@ -55,7 +55,7 @@ class BySession:
     index = None
 
     def pick(self, request: Any, candidates: Any, now: float, rng: random.Random) -> Worker:
-        return candidates[int(request.session)]
+        return candidates[int(request.session) % len(candidates)]
 
     def forget(self, worker: Worker) -> None: ...
 
