@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from router.config import ConfigError, RouterConfig
@@ -27,7 +27,7 @@ class Policy(Protocol):
     def index(self) -> PrefixIndex | None:
         """What the policy believes the workers hold; None for a policy that does not look at prompts."""
 
-    def pick(self, request: RouteRequest, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
+    def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         """Return one of `candidates` (never empty; all of them may be used) and note what it will hold.
 
         `now` is a monotonic time in seconds. A policy that predicts cache hits sets `request.matched`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from hashlib import blake2b
 
 from router.fleet import Worker
@@ -32,7 +31,7 @@ class ConsistentHash(Stateless):
     def __init__(self) -> None:
         self._odd: dict[str, int] = {}  # worker id -> odd number from its URL
 
-    def pick(self, request: RouteRequest, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
+    def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         key = request.session.encode("utf-8", "surrogatepass") if request.session else request.key[:BEGINNING]
         loads = [worker.inflight for worker in candidates]
         if not key:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 from router.fleet import Worker
 from router.policies.base import Stateless, lowest
@@ -13,5 +12,5 @@ from router.request import RouteRequest
 class LeastRequests(Stateless):
     """Join the shortest queue, counted in requests."""
 
-    def pick(self, request: RouteRequest, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
+    def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         return lowest(candidates, [worker.inflight for worker in candidates], rng)

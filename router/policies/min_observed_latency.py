@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 from router.fleet import Worker
 from router.policies.base import Stateless, lowest, one_of
@@ -28,7 +27,7 @@ class MinObservedLatency(Stateless):
         self._picks = 0
         self._trials: dict[str, tuple[int, int]] = {}  # worker id -> (trials so far, pick from which the next is due)
 
-    def pick(self, request: RouteRequest, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
+    def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         self._picks += 1
         due = [worker for worker in candidates if not worker.latencies and self._is_due(worker)]
         if due:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 from router.fleet import Worker
 from router.policies.base import Stateless
@@ -13,7 +12,7 @@ from router.request import RouteRequest
 class PowerOfTwo(Stateless):
     """Two distinct choices; a tie goes to the first drawn. Source: Mitzenmacher, "The Power of Two Choices" (2001)."""
 
-    def pick(self, request: RouteRequest, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
+    def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         count = len(candidates)
         if count == 1:
             return candidates[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 from router.fleet import Worker
 from router.policies.base import Stateless
@@ -21,7 +20,7 @@ class RoundRobin(Stateless):
         self._turn = 0
         self._last: dict[str, int] = {}  # worker id -> its last turn
 
-    def pick(self, request: RouteRequest, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
+    def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         last = self._last
         turns = [last.get(worker.id, 0) for worker in candidates]
         worker = candidates[turns.index(min(turns))]

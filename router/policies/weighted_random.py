@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from bisect import bisect
-from collections.abc import Sequence
 from itertools import accumulate
 
 from router.fleet import Worker
@@ -15,6 +14,6 @@ from router.request import RouteRequest
 class WeightedRandom(Stateless):
     """LMDeploy's `random`: P(worker) = speed / sum of speeds."""
 
-    def pick(self, request: RouteRequest, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
+    def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         sums = list(accumulate(speeds(candidates)))
         return candidates[bisect(sums, rng.random() * sums[-1], 0, len(sums) - 1)]

@@ -175,6 +175,15 @@ async def test_an_unknown_path_is_a_404_in_openai_shape(start):
         assert (status, json.loads(body)["error"]["code"]) == (404, "not_found")
 
 
+async def test_garbage_is_collected_by_the_router_once_python_does_not(start, monkeypatch):
+    router = await start()
+    asked: list[bool] = []
+    monkeypatch.setattr(router._garbage, "tick", lambda now, busy: asked.append(busy))
+    while not asked:
+        await asyncio.sleep(0.01)
+    assert asked == [False]
+
+
 async def test_upkeep_goes_on_after_it_has_failed_once(start, monkeypatch):
     router = await start()
     ticks: list[float] = []

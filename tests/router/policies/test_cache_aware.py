@@ -313,3 +313,25 @@ def test_a_restarted_worker_is_given_new_prompts_again() -> None:
     pick(policy, request(b"b" * 50), pair[1:])
     policy.forget(pair[0])
     assert pick(policy, request(b"new"), pair) == "w0"
+
+
+def test_in_a_large_fleet_new_prompts_still_spread_evenly() -> None:
+    router = Router(cache_aware(), *workers(*[0] * 200))
+    picks = Counter(router.send(_generate(f"{number:08} cats")) for number in range(1000))
+    assert len(picks) == 200
+    assert max(picks.values()) <= 10
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_in_a_large_fleet_the_one_idle_worker_is_found(seed: int) -> None:
+    among = workers(*[9] * 150, 0, *[9] * 150)
+    assert pick(cache_aware(), _generate(CATS), among, seed) == "w150"
+
+
+def test_holders_are_looked_for_among_the_candidates_of_this_request() -> None:
+    policy = cache_aware()
+    one, two, three = workers(0, 0, 0)
+    assert pick(policy, _generate(CATS), (one,)) == "w0"
+    assert pick(policy, _generate(CATS), (one, two)) == "w0"
+    assert pick(policy, _generate(CATS), (two, three)) in ("w1", "w2")
+    assert pick(policy, _generate(CATS), (one, three)) == "w0"
