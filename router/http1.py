@@ -69,7 +69,7 @@ class ResponseHead:
     length: int | None
     chunked: bool
     close: bool  # the worker's connection ends with this answer
-    events: bool  # text/event-stream
+    events: bool  # text/event-stream, not compressed
     retry_after: bool
 
 
@@ -104,6 +104,11 @@ class _Seen:
 
     def values(self, wanted: bytes) -> list[bytes]:
         return [value for lower, _, value in self.headers if lower == wanted]
+
+    def streams_events(self) -> bool:
+        """Whether the body is server-sent events that can be told apart, which compressed ones cannot."""
+        plain = _first(self.values(b"content-encoding")).lower() in (b"", b"identity")
+        return plain and _first(self.values(b"content-type"))[:17].lower() == b"text/event-stream"
 
     def lines(self, dropped: frozenset[bytes]) -> bytes:
         """The header lines less those dropped and those that the Connection header declares hop-by-hop.
@@ -189,7 +194,7 @@ def _parse_response(head: bytes) -> ResponseHead:
         length=0 if bodiless else length,
         chunked=chunked and not bodiless,
         close=asked or endless or doubtful,
-        events=_first(seen.values(b"content-type"))[:17].lower() == b"text/event-stream",
+        events=seen.streams_events(),
         retry_after=bool(seen.values(b"retry-after")),
     )
 

@@ -7,6 +7,7 @@ let through, one chunk a piece: where an error event may still follow, the route
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from router.generate import Translation
@@ -18,8 +19,11 @@ LAST_CHUNK = b"0\r\n\r\n"
 # So the tail of a stream is held back until its event is complete, but never more than this many bytes: an event of a
 # megabyte is passed on as it comes.
 HELD_AT_MOST = 64 * 1024
-# A blank line ends an event, whatever ends a line.
-EVENT_END = (b"\n\n", b"\n\r\n", b"\r\r")
+# A blank line ends an event, whatever ends a line; the LF of a CRLF that was cut in two is a blank line more.
+EVENT_END = (b"\n\n", b"\n\r", b"\r\r")
+WHOLE = (*EVENT_END, b"\n\r\n")
+# Comments between events, with or without a blank line: heartbeats, which must not wait for the next event.
+BETWEEN = re.compile(rb"(?:(?::[^\r\n]*)?[\r\n])+")
 
 
 class Relay(Protocol):
@@ -71,7 +75,7 @@ class Events:
         if self._held:
             data = self._held + data
             self._held = b""
-        if data.endswith(EVENT_END):
+        if data.endswith(WHOLE):
             self.torn = False
             return data
         out = max((at + len(end) for end in EVENT_END if (at := data.rfind(end)) >= 0), default=0)
@@ -79,6 +83,8 @@ class Events:
             self.torn = True
             return data
         self.torn = self.torn and not out
+        if between := BETWEEN.match(data, out):
+            out = between.end()
         self._held = data[out:]
         return data[:out]
 

@@ -77,6 +77,12 @@ def test_an_answers_head_says_what_kind_it_is() -> None:
     assert (head.status, head.reason, head.events, head.retry_after) == (503, b"Busy Now", True, True)
 
 
+@pytest.mark.parametrize(("coding", "events"), [(b"identity", True), (b"gzip", False), (b"br", False)])
+def test_the_events_of_a_compressed_stream_cannot_be_told_apart(coding: bytes, events: bool) -> None:
+    lines = b"Content-Type: text/event-stream\r\nContent-Encoding: %b\r\nTransfer-Encoding: chunked\r\n" % coding
+    assert parse_response(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n").events == events
+
+
 def test_a_worker_cannot_forge_what_the_router_writes() -> None:
     assert parse_response(b"HTTP/1.1 200 OK\r\nX-Worker-Id: w9\r\nX-Request-Id: r\r\n\r\n").lines == b""
 
