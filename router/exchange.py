@@ -228,10 +228,12 @@ class Exchange:
             self.on_lost(fault, f"no connection to the worker: {error.strerror or error}")
             return
         self._task = None
-        if self._open:
-            self._send(connection)
-        else:  # before Python 3.12 wait_for() drops a cancellation that meets its result
+        if not self._open:  # before Python 3.12 wait_for() drops a cancellation that meets its result
             connection.abort()
+        elif connection.transport.is_closing():  # a proxy in front of nothing does that, and who talks first
+            self.on_lost(Fault.NOT_SENT, "the worker closed the connection at once")
+        else:
+            self._send(connection)
 
     def _send(self, connection: Connection) -> None:
         self._connection = connection

@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         self._buffer = b""
-        while (end := data.find(b"\r\n\r\n") + 4) >= 4:
+        while 4 <= (end := data.find(b"\r\n\r\n") + 4) <= MAX_HEAD:
             try:
                 head = response_head(data[:end])
             except ValueError as error:
@@ -157,7 +157,9 @@ class Connection(asyncio.Protocol):
                 return
             # an interim answer: the real one follows
         self._buffer = data
-        if len(data) > MAX_HEAD or not b"HTTP/1.1 ".startswith(data[:9].replace(b"/1.0", b"/1.1")):
+        if len(data) > MAX_HEAD:
+            self._garbage(f"the answer's head is longer than {MAX_HEAD} bytes")
+        elif not b"HTTP/1.1 ".startswith(data[:9].replace(b"/1.0", b"/1.1")):
             self._garbage("the answer is not HTTP")
 
     def _begin(self, head: ResponseHead, rest: bytes) -> None:
@@ -225,7 +227,10 @@ class Pool:
         self._loop = loop
         self._idle: dict[str, deque[Connection]] = {}  # by worker id
         self._resting: list[Connection] = []
-        self._tls = ssl.create_default_context()
+
+    @functools.cached_property
+    def _tls(self) -> ssl.SSLContext:  # 26 ms to make: the system's certificates are read
+        return ssl.create_default_context()
 
     def take(self, worker: Worker) -> Connection | None:
         """An idle connection to the worker, young enough not to race with the worker's own idle timeout."""

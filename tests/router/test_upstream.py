@@ -6,7 +6,7 @@ import pytest
 
 from router.fleet import Worker
 from router.retry import Fault
-from router.upstream import REST, WORTH_A_READ, Connection, Pool
+from router.upstream import MAX_HEAD, REST, WORTH_A_READ, Connection, Pool
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVENT = b"b\r\ndata: one\n\n\r\n"
@@ -165,3 +165,9 @@ def test_an_answer_that_ends_within_its_first_pieces_leaves_a_connection_that_re
     upstream.comes(EVENT + b"0\r\n\r\n", after=REST / 4)
     assert upstream.transport.reading
     assert upstream.timers.due == []
+
+
+def test_a_head_beyond_the_limit_is_refused_though_it_comes_in_one_piece(upstream: Upstream) -> None:
+    upstream.comes(b"HTTP/1.1 200 OK\r\nx: " + b"x" * MAX_HEAD + b"\r\n\r\n", after=0.5)
+    assert upstream.listener.lost == [Fault.GATEWAY]
+    assert upstream.transport.closed
