@@ -670,6 +670,7 @@ ANSWERS: dict[str, tuple[bytes, bool, Answered]] = {
     "name in 8 bits": (answer(b"X\xe9: a"), False, BAD),
     "value in 8 bits": (answer(b"X: \xe9\xff"), False, KEPT),
     "headers of 60 KB": (answer(b"X: " + b"y" * 60_000), False, KEPT),
+    "headers of 70 KB": (answer(b"X: " + b"y" * 70_000), False, BAD),
     # Status lines
     "no reason": (b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok", False, KEPT),
     "reason in 8 bits": (b"HTTP/1.1 200 \xe9t\xe9\r\nContent-Length: 2\r\n\r\nok", False, KEPT),
