@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from scripts.benchmark import contestants, goals, machine, report
-from scripts.benchmark.bench import Bench, Settings
+from scripts.benchmark.bench import QUICK, Bench, Settings
 from scripts.benchmark.cases import CASES
 from scripts.benchmark.contestants import NAMES
 from scripts.benchmark.processes import LOAD_CPU, interrupted_by_sigterm
-
-QUICK = Settings(secs=1.0, rounds=1, quick=True)
 
 
 def _listed(known: Sequence[str]) -> Any:
@@ -50,23 +47,39 @@ def _listed(known: Sequence[str]) -> Any:
 def main(
     cases: list[str], only: list[str], secs: int, rounds: int, quick: bool, peers: str | None,
     json_path: Path | None, png_path: Path | None,
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """Measure the router beside its peers, and print which goals are met. How to read it: scripts/README.md."""
     settings = QUICK if quick else Settings(secs, rounds)
-    console = Console()
-    missing = machine.missing_tools()
-    if missing:
-        raise click.ClickException("; ".join(missing))
+    if machine.cpus() < 2:
+        raise click.ClickException("two CPUs are needed: one for the router, one for the load")
+    draw = _drawer() if png_path else None
     found, notes = contestants.find(peers)
     field = [contestant for contestant in found if contestant.name in only]
     notes = [note for note in notes if note.partition(":")[0] in only]
+    if quick:
+        notes.append("quick: every figure is too short to judge by")
     about = machine.describe(field)
     figures = _run(cases, settings, field, notes)
     rows = goals.rows(figures)
-    report.show(console, rows, notes)
+    report.show(report.console(), rows, [*notes, *report.noise(figures)])
     if json_path:
         report.keep(json_path, about, asdict(settings), figures, rows)
-    return 0
+    if draw and png_path:
+        draw(png_path, _title(about), figures)
+
+
+def _drawer() -> Callable[[Path, str, dict[str, Any]], None]:
+    """plot.draw; imported when it is needed, since matplotlib is an extra."""
+    try:
+        from scripts.benchmark.plot import draw
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error.name} is missing: pip install -e '.[bench]'") from None
+    return draw
+
+
+def _title(about: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return f"{about['cpu']}, Linux {about['kernel']}, Python {about['python']}, {about['date'][:10]}: {versions}"
 
 
 def _run(
@@ -83,8 +96,12 @@ def _run(
         bench = Bench(settings, field, Path(folder), say)
         try:
             for name in cases:
+                lacking = machine.missing(CASES[name].tools)
+                if lacking:
+                    notes += [f"{name}: not measured; {tool} is missing: {how}" for tool, how in lacking.items()]
+                    continue
                 try:
-                    figures[name] = CASES[name](bench)
+                    figures[name] = CASES[name].measure(bench)
                 except RuntimeError as error:
                     notes.append(f"{name}: not measured; {error}")
         except KeyboardInterrupt:
@@ -95,4 +112,4 @@ def _run(
 
 
 if __name__ == "__main__":
-    sys.exit(main(standalone_mode=True))
+    main()

@@ -25,13 +25,13 @@ class Settings:
     quick: bool = False
 
     @property
-    def warmup(self) -> float:
-        return 1.0
-
-    @property
     def short(self) -> float:
         """Of one run where there are many of them."""
         return min(self.secs, 3.0)
+
+
+# Shows that all works.
+QUICK = Settings(secs=1.0, rounds=1, quick=True)
 
 
 class Bench:
@@ -42,15 +42,21 @@ class Bench:
         self.field = list(field)
         self.say = say
         self._folder = folder
-        raise_file_limit()
-        self._client = workers.compile("client", folder)
-        self._workers = workers.Workers(workers.compile("worker", folder), MANY)
+        self._workers: workers.Workers | None = None
+        self._client: Path | None = None
         self._serving: list[Running] = []
 
     @property
     def worker_port(self) -> int:
         """Of one worker, to be asked directly."""
-        return self._workers.ports[0]
+        return self._fleet().ports[0]
+
+    def _fleet(self) -> workers.Workers:
+        """MANY workers, of which the routers are told as many as they need."""
+        if self._workers is None:
+            raise_file_limit()
+            self._workers = workers.Workers(workers.compile("worker", self._folder), MANY)
+        return self._workers
 
     def ours(self) -> Contestant | None:
         return next((contestant for contestant in self.field if contestant.name == OURS), None)
@@ -64,7 +70,7 @@ class Bench:
 
     def _start(self, contestant: Contestant) -> None:
         try:
-            self._serving.append(contestants.start(contestant, self._workers.urls(FEW), self._folder))
+            self._serving.append(contestants.start(contestant, self._fleet().urls(FEW), self._folder))
         except RuntimeError as error:
             self.field.remove(contestant)
             self.say(f"{error}: it takes no further part")
@@ -73,7 +79,7 @@ class Bench:
     def alone(self, contestant: Contestant, count: int = FEW) -> Iterator[Running]:
         """One contestant, fresh, over `count` workers. Raises RuntimeError when it does not serve."""
         self.rest()
-        running = contestants.start(contestant, self._workers.urls(count), self._folder)
+        running = contestants.start(contestant, self._fleet().urls(count), self._folder)
         try:
             yield running
         finally:
@@ -83,6 +89,8 @@ class Bench:
     def streams(
         self, port: int, streams: int, events: int, interval: float, *, skip: int = 0, header: str | None = None
     ) -> Iterator[Streams]:
+        if self._client is None:
+            self._client = workers.compile("client", self._folder)
         client = Streams(self._client, port, streams, events, interval, skip, header)
         try:
             yield client
@@ -96,4 +104,5 @@ class Bench:
 
     def close(self) -> None:
         self.rest()
-        self._workers.child.stop()
+        if self._workers is not None:
+            self._workers.child.stop()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmark.contestants import Running
-from scripts.benchmark.processes import LOAD_CPU, Child
+from scripts.benchmark.processes import LOAD_CPU, Child, Meter
 
 SCRIPT = Path(__file__).parent / "load.lua"
 CONNECTIONS = 64
@@ -55,20 +55,23 @@ def wrk(
     return Load(**json.loads(result))
 
 
-def measure(router: Running, kind: str, seconds: float, **options: Any) -> dict[str, Any]:
-    """One run of wrk against a router, with the CPU time of the router's whole process tree meanwhile.
+def measure(router: Running, kind: str, seconds: float, *, warmup: float = 1.0, **options: Any) -> dict[str, Any]:
+    """One run of wrk against a router, after a warm-up, with the CPU time of the router's whole process tree meanwhile.
 
     `busy` is the share of its CPU that the router used: near 1, it was the router that limited `rate`.
     """
-    before = router.child.cpu_seconds()
+    if warmup:
+        wrk(router.port, kind, warmup, header=router.header, **{**options, "salt": 0})
+    meter = Meter(router.child)
     load = wrk(router.port, kind, seconds, header=router.header, **options)
-    cpu = router.child.cpu_seconds() - before
+    used = meter.read()
     return {
         **asdict(load),
+        **used,
         "rate": load.rate,
-        "cpu_us": cpu / max(1, load.requests) * 1e6,
-        "per_core": load.requests / cpu if cpu else 0.0,
-        "busy": cpu / load.seconds,
+        "cpu_us": used["cpu"] / max(1, load.requests) * 1e6,
+        "per_core": load.requests / used["cpu"] if used["cpu"] else 0.0,
+        "busy": used["cpu"] / load.seconds,
     }
 
 

@@ -21,12 +21,14 @@ TOOLS = {
 }
 
 
-def missing_tools() -> list[str]:
-    """One line for each tool without which nothing can be measured."""
-    lines = [f"{tool} is missing: {how}" for tool, how in TOOLS.items() if shutil.which(tool) is None]
-    if len(os.sched_getaffinity(0)) < 2:
-        lines.append("two CPUs are needed: one for the router, one for the load")
-    return lines
+def missing(tools: Iterable[str]) -> dict[str, str]:
+    """Those that are not here, each with how to get it."""
+    return {tool: TOOLS[tool] for tool in tools if shutil.which(tool) is None}
+
+
+def cpus() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def describe(field: Iterable[Contestant]) -> dict[str, Any]:

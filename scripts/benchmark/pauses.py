@@ -14,7 +14,6 @@ import heapq
 import json
 import random
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from time import perf_counter, thread_time
 from typing import Any
@@ -65,19 +64,20 @@ class Stopwatch:
 
     def report(self) -> dict[str, Any]:
         times = sorted(time for time, _ in self.times)
-        longest: Counter[str] = Counter()
+        by_call: dict[str, float] = {}
         for time, what in self.times:
-            longest[what] = max(longest[what], time)  # type: ignore[assignment]
-        collections = {str(g): {"count": len(t), "worst": max(t, default=0.0)} for g, t in self.collections.items()}
+            by_call[what] = max(by_call.get(what, 0.0), time)
+        collected = [time for times in self.collections.values() for time in times]
         return {
             "calls": len(times),
             "p50": times[len(times) // 2],
             "p999": times[int(len(times) * 0.999)],
-            "worst": max([times[-1], *(c["worst"] for c in collections.values())]),
+            "worst": max(times[-1], max(collected, default=0.0)),
             "worst_by_clock": self.wall,
+            "worst_collection": max(collected, default=0.0),
             "longest": heapq.nlargest(WORST, self.times),
-            "by_call": dict(longest),
-            "collections": collections,
+            "by_call": by_call,
+            "collections": {str(generation): len(times) for generation, times in self.collections.items()},
         }
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -67,6 +68,9 @@ class Child:
 
     def stop(self) -> None:
         """Returns when the whole tree is gone."""
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
         tree = self.tree()
         for kill in (psutil.Process.terminate, psutil.Process.kill):
             for process in tree:
@@ -77,6 +81,30 @@ class Child:
             _, tree = psutil.wait_procs(tree, PATIENCE)
             if not tree:
                 return
+
+
+class Meter:
+    """CPU time of a child from the meter's making on, and who else was on the router's CPU meanwhile."""
+
+    def __init__(self, child: Child):
+        self._child = child
+        self._began = time.monotonic()
+        self._cpu = child.cpu_seconds()
+        self._busy, self._stolen = _busy_and_stolen()
+
+    def read(self) -> dict[str, float]:
+        """`cpu` and `wall` in seconds; `others` and `stolen` as shares of the CPU: other processes, the hypervisor."""
+        cpu = self._child.cpu_seconds() - self._cpu
+        wall = time.monotonic() - self._began
+        busy, stolen = _busy_and_stolen()
+        others = max(0.0, busy - self._busy - cpu)
+        return {"cpu": cpu, "wall": wall, "others": others / wall, "stolen": (stolen - self._stolen) / wall}
+
+
+def _busy_and_stolen() -> tuple[float, float]:
+    """Seconds since the machine's start on the router's CPU."""
+    times = psutil.cpu_times(percpu=True)[ROUTER_CPU]
+    return times.user + times.nice + times.system + times.irq + times.softirq, times.steal
 
 
 def raise_file_limit() -> None:

@@ -11,10 +11,11 @@ HERE = Path(__file__).parent
 
 
 def compile(name: str, folder: Path) -> Path:
-    """The program made of `name`.c, in `folder`. Raises CalledProcessError, with what cc said in `stderr`."""
-    program = folder / name
-    source = HERE / f"{name}.c"
-    subprocess.run(["cc", "-O2", "-o", str(program), str(source)], check=True, capture_output=True, text=True)
+    """The program made of `name`.c, in `folder`. Raises RuntimeError with what cc said."""
+    program, source = folder / name, HERE / f"{name}.c"
+    made = subprocess.run(["cc", "-O2", "-o", str(program), str(source)], capture_output=True, text=True)
+    if made.returncode:
+        raise RuntimeError(f"cc cannot compile {source.name}: {made.stderr.strip()[:200]}")
     return program
 
 

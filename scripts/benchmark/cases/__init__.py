@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from scripts.benchmark.bench import Bench
 from scripts.benchmark.cases import growth, latency, pauses, soak, streams, throughput
 
-Case = Callable[[Bench], dict[str, Any]]
+
+@dataclass(frozen=True)
+class Case:
+    """`tools`: the programs without which it cannot be measured."""
+
+    measure: Callable[[Bench], dict[str, Any]]
+    tools: tuple[str, ...]
+
 
 CASES: dict[str, Case] = {
-    "throughput": throughput.throughput,
-    "latency": latency.latency,
-    "paced": streams.paced,
-    "prompts": growth.prompts,
-    "open": streams.open_streams,
-    "soak": soak.soak,
-    "workers": growth.workers,
-    "pauses": pauses.pauses,
+    "throughput": Case(throughput.throughput, ("wrk", "cc", "taskset")),
+    "latency": Case(latency.latency, ("wrk", "cc", "taskset")),
+    "paced": Case(streams.paced, ("cc", "taskset")),
+    "prompts": Case(growth.prompts, ("wrk", "cc", "taskset")),
+    "open": Case(streams.open_streams, ("cc", "taskset")),
+    "soak": Case(soak.soak, ("wrk", "cc", "taskset")),
+    "workers": Case(growth.workers, ("wrk", "cc", "taskset")),
+    "pauses": Case(pauses.pauses, ("taskset",)),
 }

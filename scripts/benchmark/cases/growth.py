@@ -8,11 +8,12 @@ from typing import Any
 
 from scripts.benchmark.bench import Bench
 from scripts.benchmark.contestants import NGINX, OURS
-from scripts.benchmark.load import measure, wrk
+from scripts.benchmark.load import measure
 
 FLEETS = (4, 16, 64, 256)  # workers
 SHORT = ("small", "fresh-80")
 SIZES = tuple(1024 * 4**power for power in range(6))  # bytes: 1 KB to 1 MB
+SIZES_QUICK = SIZES[3:]
 CONNECTIONS = 16  # more of them, with 1 MB each under way, measure the machine's caches
 
 
@@ -31,8 +32,7 @@ def workers(bench: Bench) -> dict[str, Any]:
         for number in range(bench.settings.rounds):
             for kind in SHORT:
                 for count, router in routers.items():
-                    wrk(router.port, kind, bench.settings.warmup, header=router.header, salt=2 * number)
-                    run = measure(router, kind, bench.settings.short, salt=2 * number + 1)
+                    run = measure(router, kind, bench.settings.short, salt=number + 1)
                     runs[kind][str(count)].append(run)
                     bench.say(f"workers {number + 1} {kind:8} {count:3} workers {run['cpu_us']:6.1f} us CPU")
     return runs
@@ -50,7 +50,7 @@ def prompts(bench: Bench) -> dict[str, Any]:
         if router.name in (OURS, NGINX)
     }
     for number in range(bench.settings.rounds):
-        for size in SIZES:
+        for size in SIZES_QUICK if bench.settings.quick else SIZES:
             for kind in ("fresh", "repeated"):
                 for router in bench.serving():
                     if router.name in runs:
@@ -60,8 +60,6 @@ def prompts(bench: Bench) -> dict[str, Any]:
 
 
 def _at(bench: Bench, router: Any, kind: str, number: int) -> dict[str, Any]:
-    options = {"connections": CONNECTIONS}
-    wrk(router.port, kind, bench.settings.warmup, header=router.header, salt=2 * number, **options)
-    run = measure(router, kind, bench.settings.short, salt=2 * number + 1, **options)
+    run = measure(router, kind, bench.settings.short, salt=number + 1, connections=CONNECTIONS)
     bench.say(f"prompts {number + 1} {router.name:14} {kind:16} {run['cpu_us']:7.1f} us CPU  busy {run['busy']:.2f}")
     return run

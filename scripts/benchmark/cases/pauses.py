@@ -20,7 +20,7 @@ def pauses(bench: Bench) -> dict[str, Any]:
     Figures: {"runs": [{scenario: {"worst" in ms of CPU time, "longest": [[ms, what], ...], ...}} for each round]}.
     """
     if bench.ours() is None:
-        return {"runs": []}
+        return {}
     runs = []
     for number in range(bench.settings.rounds):
         runs.append(_run(SHARE_QUICK if bench.settings.quick else SHARE))

@@ -9,13 +9,13 @@ from typing import Any
 from scripts.benchmark.bench import Bench
 from scripts.benchmark.contestants import Running
 from scripts.benchmark.load import Streams
-from scripts.benchmark.processes import file_limit
+from scripts.benchmark.processes import Meter, file_limit
 
 DIRECT = "direct"
 STREAMS, PER_SECOND = 256, 50
 SETTLE = 0.5  # seconds of the streams' life that are not measured
 OPEN, OPEN_QUICK = 8000, 500
-HOLD, HOLD_QUICK = 20.0, 3.0  # seconds that they stay open
+HOLD, HOLD_QUICK = 20.0, 4.0  # seconds that they stay open
 EVENT_EVERY = 2.0  # seconds, on each of the open streams
 LOOK = 0.2  # seconds between two looks at the resident memory
 
@@ -47,10 +47,10 @@ def _flow(bench: Bench, port: int, router: Running | None) -> dict[str, Any]:
     with bench.streams(port, STREAMS, events, 1 / PER_SECOND, skip=skip, header=header) as streams:
         streams.wait_open()
         time.sleep(SETTLE)
-        before, began = router.child.cpu_seconds() if router else 0.0, time.monotonic()
+        meter = Meter(router.child) if router else None
         time.sleep(secs)
-        after, ended = router.child.cpu_seconds() if router else 0.0, time.monotonic()
-        return {**streams.result(), "share": (after - before) / (ended - began)}
+        used = meter.read() if meter else {"cpu": 0.0, "wall": secs}
+        return {**streams.result(), **used, "share": used["cpu"] / used["wall"]}
 
 
 def open_streams(bench: Bench) -> dict[str, Any]:
@@ -66,15 +66,23 @@ def open_streams(bench: Bench) -> dict[str, Any]:
         bench.say(f"open streams: {count} instead of {wanted}, for the limit on open files is {file_limit()}")
     runs: dict[str, Any] = {}
     for contestant in list(bench.field):
-        with bench.alone(contestant) as router:
-            events = max(2, round(hold / EVENT_EVERY))
-            with bench.streams(router.port, count, events, EVENT_EVERY, header=router.header) as streams:
-                runs[router.name] = run = {"streams": count, **_watch(router, streams)}
-            bench.say(
-                f"open {router.name:14} {run['opened']} of {count} opened, refused {run['refused']},"
-                f" broken {run['broken']}, {run['per_stream'] / 1024:.1f} KB each"
-            )
+        try:
+            with bench.alone(contestant) as router:
+                run = runs[router.name] = {"streams": count, **_hold(bench, router, count, hold)}
+        except RuntimeError as error:
+            bench.say(str(error))
+            continue
+        bench.say(
+            f"open {contestant.name:14} {run['opened']} of {count} opened, refused {run['refused']},"
+            f" broken {run['broken']}, {run['per_stream'] / 1024:.1f} KB each"
+        )
     return runs
+
+
+def _hold(bench: Bench, router: Running, count: int, seconds: float) -> dict[str, Any]:
+    events = max(2, round(seconds / EVENT_EVERY))
+    with bench.streams(router.port, count, events, EVENT_EVERY, header=router.header) as streams:
+        return _watch(router, streams)
 
 
 def _watch(router: Running, streams: Streams) -> dict[str, Any]:

@@ -24,9 +24,8 @@ def throughput(bench: Bench) -> dict[str, Any]:
     runs: dict[str, Any] = {kind: defaultdict(list) for kind in WORKLOADS}
     for number in range(bench.settings.rounds):
         for kind in WORKLOADS:
-            runs[kind][DIRECT].append({"rate": wrk(bench.worker_port, kind, bench.settings.warmup).rate})
+            runs[kind][DIRECT].append({"rate": wrk(bench.worker_port, kind, 1).rate})
             for router in bench.serving():
-                wrk(router.port, kind, bench.settings.warmup, header=router.header)
                 run = measure(router, kind, secs)
                 run["resident_mb"] = router.child.resident_bytes() / 1e6
                 runs[kind][router.name].append(run)
