@@ -6,6 +6,7 @@ So a test decides in which pieces bytes arrive, and what happens between two of 
 from __future__ import annotations
 
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -104,6 +105,7 @@ class Transport:
         self.written = bytearray()
         self.closing = self.lost = self.full = False
         self.reading = True
+        self.room = sys.maxsize  # bytes that the peer will take before it reads no more
         self._waiting = bytearray()  # sent by the peer, not read
         protocol.connection_made(self)
 
@@ -112,6 +114,8 @@ class Transport:
     def write(self, data: bytes) -> None:
         assert not self.closing, "written to a closed transport"
         self.written += data
+        if len(self.written) > self.room:
+            self.fill()
 
     def writelines(self, pieces: Any) -> None:
         self.write(b"".join(pieces))
@@ -172,7 +176,8 @@ class Transport:
             self.protocol.pause_writing()
 
     def drain(self) -> None:
-        """The peer has read everything."""
+        """The peer has read everything, and goes on."""
+        self.room = sys.maxsize
         if self.full and not self.lost:
             self.full = False
             self.protocol.resume_writing()
