@@ -16,7 +16,10 @@ from scripts.benchmark import contestants, goals, machine, report
 from scripts.benchmark.bench import QUICK, Bench, Settings
 from scripts.benchmark.cases import CASES
 from scripts.benchmark.contestants import NAMES
-from scripts.benchmark.processes import LOAD_CPU, interrupted_by_sigterm
+from scripts.benchmark.processes import LOAD_CPU, interruptible
+
+
+INTERRUPTED = "interrupted: only the cases that were complete"
 
 
 def _listed(known: Sequence[str]) -> Any:
@@ -65,10 +68,12 @@ def main(
     if json_path:
         report.keep(json_path, about, asdict(settings), figures, rows)
     if draw and png_path:
-        draw(png_path, _title(about), figures)
+        draw(png_path, _title(about), list(about["versions"]), figures)
+    if INTERRUPTED in notes:
+        sys.exit(130)
 
 
-def _drawer() -> Callable[[Path, str, dict[str, Any]], None]:
+def _drawer() -> Callable[[Path, str, Sequence[str], dict[str, Any]], None]:
     """plot.draw; imported when it is needed, since matplotlib is an extra."""
     try:
         from scripts.benchmark.plot import draw
@@ -92,7 +97,7 @@ def _run(
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder, interrupted_by_sigterm():
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, interruptible():
         bench = Bench(settings, field, Path(folder), say)
         try:
             for name in cases:
@@ -105,7 +110,7 @@ def _run(
                 except RuntimeError as error:
                     notes.append(f"{name}: not measured; {error}")
         except KeyboardInterrupt:
-            notes.append("interrupted: what was measured until then")
+            notes.append(INTERRUPTED)
         finally:
             bench.close()
     return figures

@@ -115,7 +115,7 @@ def ours() -> Contestant:
 
 
 def _peer(python: str, package: str) -> Callable[[int, Sequence[str], Path], list[str]]:
-    """They share their ancestor's command line. Quieter than their default; smg polls no loads it would not use."""
+    """They share their ancestor's command line. Quieter than their default; smg limits and polls less than it would."""
 
     def command(port: int, urls: Sequence[str], folder: Path) -> list[str]:
         return [
@@ -123,7 +123,7 @@ def _peer(python: str, package: str) -> Callable[[int, Sequence[str], Path], lis
             "--host", "127.0.0.1", "--port", str(port), "--worker-urls", *urls,
             "--policy", "cache_aware", "--log-level", "error",
             "--prometheus-port", str(free_port()), "--worker-startup-check-interval", "1",
-            *(["--disable-load-monitoring"] if package == "smg" else []),
+            *(["--disable-load-monitoring", "--max-concurrent-requests", "0"] if package == "smg" else []),
         ]  # fmt: skip
 
     return command

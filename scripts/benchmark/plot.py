@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import ScalarFormatter
 
 from scripts.benchmark.contestants import NAMES, OURS
-from scripts.benchmark.goals import added, mid
+from scripts.benchmark.goals import PAUSE, added, mid
 
 Figures = dict[str, Any]
 COLOURS = dict(zip(NAMES, ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#999999"), strict=True))
@@ -24,8 +24,8 @@ SHADES = {"fresh": "-", "repeated": "--", "fresh-80": "-", "small": "--"}
 COLUMNS = 3
 
 
-def draw(path: Path, title: str, figures: Figures) -> None:
-    """Write the picture of the cases that were run; its kind is told by the file's ending."""
+def draw(path: Path, title: str, names: Sequence[str], figures: Figures) -> None:
+    """Write the picture of the cases that were run by these contestants; its kind is told by the file's ending."""
     panels = [(panel, figures[case]) for case, panel in PANELS if figures.get(case)]
     if not panels:
         return
@@ -36,7 +36,7 @@ def draw(path: Path, title: str, figures: Figures) -> None:
     for axes, (panel, raw) in zip(grid.flat, panels, strict=False):
         panel(axes, raw)
     figure.suptitle(title, fontsize=10)
-    swatches = [Patch(color=COLOURS[name], label=name) for name in NAMES]
+    swatches = [Patch(color=COLOURS[name], label=name) for name in NAMES if name in names]
     figure.legend(handles=swatches, loc="lower center", ncols=len(swatches), frameon=False)
     figure.tight_layout(rect=(0, 0.03, 1, 0.99))
     figure.savefig(path, dpi=110)
@@ -137,9 +137,11 @@ def _pauses(axes: Axes, figures: Figures) -> None:
         f"{what} ({scenario.split('_')[2]})": ms for scenario in last for what, ms in last[scenario]["by_call"].items()
     }
     longest = sorted(calls.items(), key=lambda call: call[1])[-12:]
-    axes.barh([what for what, _ in longest], [ms for _, ms in longest], color=COLOURS[OURS])
-    axes.axvline(5, color="black", linewidth=0.8)
-    axes.tick_params(axis="y", labelsize=6)
+    axes.barh(range(len(longest)), [ms for _, ms in longest], color=COLOURS[OURS], alpha=0.5)
+    for place, (what, ms) in enumerate(longest):
+        axes.text(0, place, f" {ms:.2f} {what}", fontsize=7, verticalalignment="center")
+    axes.axvline(PAUSE, color="black", linewidth=0.8)
+    axes.set_yticks([])
     axes.set(title="longest turns of the loop (index full of prompts: long, short)", xlabel="ms of CPU")
 
 
