@@ -284,6 +284,7 @@ class Exchange:
             return
         if not self._committed and (data or last):
             self._committed = True
+            self._let_go()
             data = self._response_head() + data
         if data:
             self._client.write(data)
@@ -314,6 +315,12 @@ class Exchange:
         self._ttfb = self._plane.clock() - self._started
         self._lease.first_byte()
         self._plane.waiting.pop(self, None)
+
+    def _let_go(self) -> None:
+        """Forget the prompt: nothing is sent again from here on, and a stream may last for minutes."""
+        self._body = self._request.key = b""
+        if self._translation is not None:
+            self._translation.body = b""
 
     def _response_head(self) -> bytes:
         head, relay, client = self._head, self._relay, self._client

@@ -26,12 +26,13 @@ class Command:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, program: str, *args: str, **environ: str) -> Command:
-        """Start it on a free port; returns once it listens, or has ended."""
+    async def start(cls, program: str, *args: str, files: int = 0, **environ: str) -> Command:
+        """Start it on a free port; returns once it listens, or has ended. `files`: how many it may open, if not 0."""
         module = {"launch": "launcher", "router": "router"}[program]
+        limited = ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh") if files else ()
         command = cls(
             await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", module, *args),
+                *(*limited, sys.executable, "-m", module, *args),
                 env={**os.environ, **environ},
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
@@ -45,7 +46,7 @@ class Command:
         assert self.process.stdout is not None
         while line := (await self.process.stdout.readline()).decode():
             self.lines.append(line.rstrip("\n"))
-            if not self.url and (found := re.search(r"Dashboard +(http://\S+?)/", line)):
+            if not self.url and (found := re.search(r"Dashboard +(https?://\S+?)/", line)):
                 self.url = found[1]
 
     async def until(self, holds: Callable[[], bool]) -> None:

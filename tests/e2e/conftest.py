@@ -17,9 +17,9 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """`await start("launch", "--dp-size", "2", ...)`; the port is a free one unless given."""
     commands: list[Command] = []
 
-    async def make(program: str, *args: str, **environ: str) -> Command:
+    async def make(program: str, *args: str, files: int = 0, **environ: str) -> Command:
         port = () if "--port" in args else ("--port", "0")
-        commands.append(await Command.start(program, *port, *args, **state_folder(tmp_path), **environ))
+        commands.append(await Command.start(program, *port, *args, files=files, **state_folder(tmp_path), **environ))
         return commands[-1]
 
     yield make
