@@ -18,7 +18,6 @@ from scripts.benchmark.cases import CASES
 from scripts.benchmark.contestants import NAMES
 from scripts.benchmark.processes import LOAD_CPU, interruptible
 
-
 INTERRUPTED = "interrupted: only the cases that were complete"
 
 

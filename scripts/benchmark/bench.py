@@ -25,6 +25,10 @@ class Settings:
     quick: bool = False
 
     @property
+    def warmup(self) -> float:
+        return 0.0 if self.quick else 1.0
+
+    @property
     def short(self) -> float:
         """Of one run where there are many of them."""
         return min(self.secs, 3.0)

@@ -55,7 +55,7 @@ def wrk(
     return Load(**json.loads(result))
 
 
-def measure(router: Running, kind: str, seconds: float, *, warmup: float = 1.0, **options: Any) -> dict[str, Any]:
+def measure(router: Running, kind: str, seconds: float, *, warmup: float, **options: Any) -> dict[str, Any]:
     """One run of wrk against a router, after a warm-up, with the CPU time of the router's whole process tree meanwhile.
 
     `busy` is the share of its CPU that the router used: near 1, it was the router that limited `rate`.

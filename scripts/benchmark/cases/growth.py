@@ -24,15 +24,15 @@ def workers(bench: Bench) -> dict[str, Any]:
     Figures: {"small" or "fresh-80": {number of workers: [one of load.measure() for each round]}}.
     """
     runs: dict[str, Any] = {kind: defaultdict(list) for kind in SHORT}
-    contestant = bench.ours()
+    contestant, settings = bench.ours(), bench.settings
     if contestant is None:
         return {}
     with ExitStack() as stack:
         routers = {count: stack.enter_context(bench.alone(contestant, count)) for count in FLEETS}
-        for number in range(bench.settings.rounds):
+        for number in range(settings.rounds):
             for kind in SHORT:
                 for count, router in routers.items():
-                    run = measure(router, kind, bench.settings.short, salt=number + 1)
+                    run = measure(router, kind, settings.short, warmup=settings.warmup, salt=number + 1)
                     runs[kind][str(count)].append(run)
                     bench.say(f"workers {number + 1} {kind:8} {count:3} workers {run['cpu_us']:6.1f} us CPU")
     return runs
@@ -60,6 +60,7 @@ def prompts(bench: Bench) -> dict[str, Any]:
 
 
 def _at(bench: Bench, router: Any, kind: str, number: int) -> dict[str, Any]:
-    run = measure(router, kind, bench.settings.short, salt=number + 1, connections=CONNECTIONS)
+    settings = bench.settings
+    run = measure(router, kind, settings.short, warmup=settings.warmup, salt=number + 1, connections=CONNECTIONS)
     bench.say(f"prompts {number + 1} {router.name:14} {kind:16} {run['cpu_us']:7.1f} us CPU  busy {run['busy']:.2f}")
     return run

@@ -15,8 +15,8 @@ DIRECT = "direct"
 STREAMS, PER_SECOND = 256, 50
 SETTLE = 0.5  # seconds of the streams' life that are not measured
 OPEN, OPEN_QUICK = 8000, 500
-HOLD, HOLD_QUICK = 20.0, 4.0  # seconds that they stay open
-EVENT_EVERY = 2.0  # seconds, on each of the open streams
+EVENTS, EVENTS_QUICK = 10, 2  # events on each
+EVENT_EVERY = 2.0  # seconds between two of them
 LOOK = 0.2  # seconds between two looks at the resident memory
 
 
@@ -60,7 +60,7 @@ def open_streams(bench: Bench) -> dict[str, Any]:
     size of the router's process tree while they were open, less what it was before the first.
     Figures: {contestant: {"streams", "opened", "refused", "broken", "before", "peak" in bytes, "per_stream" in bytes}}.
     """
-    wanted, hold = (OPEN_QUICK, HOLD_QUICK) if bench.settings.quick else (OPEN, HOLD)
+    wanted, events = (OPEN_QUICK, EVENTS_QUICK) if bench.settings.quick else (OPEN, EVENTS)
     count = min(wanted, (file_limit() - 200) // 2)  # a router needs two descriptors for each
     if count < wanted:
         bench.say(f"open streams: {count} instead of {wanted}, for the limit on open files is {file_limit()}")
@@ -68,7 +68,7 @@ def open_streams(bench: Bench) -> dict[str, Any]:
     for contestant in list(bench.field):
         try:
             with bench.alone(contestant) as router:
-                run = runs[router.name] = {"streams": count, **_hold(bench, router, count, hold)}
+                run = runs[router.name] = {"streams": count, **_hold(bench, router, count, events)}
         except RuntimeError as error:
             bench.say(str(error))
             continue
@@ -79,8 +79,7 @@ def open_streams(bench: Bench) -> dict[str, Any]:
     return runs
 
 
-def _hold(bench: Bench, router: Running, count: int, seconds: float) -> dict[str, Any]:
-    events = max(2, round(seconds / EVENT_EVERY))
+def _hold(bench: Bench, router: Running, count: int, events: int) -> dict[str, Any]:
     with bench.streams(router.port, count, events, EVENT_EVERY, header=router.header) as streams:
         return _watch(router, streams)
 

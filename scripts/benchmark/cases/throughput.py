@@ -20,13 +20,13 @@ def throughput(bench: Bench) -> dict[str, Any]:
     shows whether it could have been the limit.
     Figures: {kind: {contestant: [one of load.measure() for each round]}}.
     """
-    secs = bench.settings.secs
+    settings = bench.settings
     runs: dict[str, Any] = {kind: defaultdict(list) for kind in WORKLOADS}
-    for number in range(bench.settings.rounds):
+    for number in range(settings.rounds):
         for kind in WORKLOADS:
             runs[kind][DIRECT].append({"rate": wrk(bench.worker_port, kind, 1).rate})
             for router in bench.serving():
-                run = measure(router, kind, secs)
+                run = measure(router, kind, settings.secs, warmup=settings.warmup)
                 run["resident_mb"] = router.child.resident_bytes() / 1e6
                 runs[kind][router.name].append(run)
                 bench.say(
