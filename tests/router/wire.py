@@ -106,6 +106,7 @@ class Transport:
         self.closing = self.lost = self.full = False
         self.reading = True
         self.room = sys.maxsize  # bytes that the peer will take before it reads no more
+        self.unsent = 0  # bytes that were written and are not on their way
         self._waiting = bytearray()  # sent by the peer, not read
         protocol.connection_made(self)
 
@@ -142,6 +143,9 @@ class Transport:
         self.protocol = protocol
 
     def set_write_buffer_limits(self, high: int) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def get_extra_info(self, name: str) -> Any:
         return self
