@@ -15,8 +15,9 @@ import click
 from scripts.benchmark import contestants, goals, machine, report
 from scripts.benchmark.bench import QUICK, Bench, Settings
 from scripts.benchmark.cases import CASES
-from scripts.benchmark.contestants import NAMES
+from scripts.benchmark.contestants import NAMES, OURS
 from scripts.benchmark.processes import LOAD_CPU, interruptible
+from scripts.benchmark.program import Program, checkout
 
 INTERRUPTED = "interrupted: only the cases that were complete"
 
@@ -41,27 +42,36 @@ def _listed(known: Sequence[str]) -> Any:
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Measurements; the median counts.")
 @click.option("--quick", is_flag=True, help="Everything, very short: shows that it works, not how fast it is.")
 @click.option(
+    "--router", metavar="PYTHON", envvar="BENCH_ROUTER", type=click.Path(exists=True, dir_okay=False),
+    help="The Python whose llm-launch is measured. By default this checkout is built, as it would be installed.",
+)  # fmt: skip
+@click.option(
     "--peers", metavar="PYTHON", envvar="BENCH_PEERS", type=click.Path(exists=True, dir_okay=False),
     help="The Python that has sglang-router, vllm-router and smg installed. Also by BENCH_PEERS.",
 )  # fmt: skip
 @click.option("--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Keep all figures here.")
 @click.option("--png", "png_path", metavar="FILE", type=click.Path(path_type=Path), help="Draw them here.")
 def main(
-    cases: list[str], only: list[str], secs: int, rounds: int, quick: bool, peers: str | None,
+    cases: list[str], only: list[str], secs: int, rounds: int, quick: bool, router: str | None, peers: str | None,
     json_path: Path | None, png_path: Path | None,
 ) -> None:  # fmt: skip
     """Measure the router beside its peers, and print which goals are met. How to read it: scripts/README.md."""
-    settings = QUICK if quick else Settings(secs, rounds)
     if machine.cpus() < 2:
         raise click.ClickException("two CPUs are needed: one for the router, one for the load")
     draw = _drawer() if png_path else None
-    found, notes = contestants.find(peers)
-    field = [contestant for contestant in found if contestant.name in only]
+    settings = QUICK if quick else Settings(secs, rounds)
+    others, notes = contestants.find(peers)
+    field = [contestant for contestant in others if contestant.name in only]
     notes = [note for note in notes if note.partition(":")[0] in only]
     if quick:
         notes.append("quick: every figure is too short to judge by")
-    about = machine.describe(field)
-    figures = _run(cases, settings, field, notes)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, interruptible():
+        folder = Path(name)
+        program = _program(router, folder) if OURS in only else None
+        if program is not None:
+            field.insert(0, contestants.ours(program, folder))
+        about = machine.describe(field)
+        figures = _measure(cases, Bench(settings, field, program, folder, _say), notes)
     rows = goals.rows(figures)
     report.show(report.console(), rows, [*notes, *report.noise(figures)])
     if json_path:
@@ -70,6 +80,20 @@ def main(
         draw(png_path, _title(about), list(about["versions"]), figures)
     if INTERRUPTED in notes:
         sys.exit(130)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _program(router: str | None, folder: Path) -> Program:
+    if router is not None:
+        return Program(router)
+    _say("building llm-launch, as it would be installed: a minute")
+    try:
+        return checkout(folder)
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _drawer() -> Callable[[Path, str, Sequence[str], dict[str, Any]], None]:
@@ -86,32 +110,24 @@ def _title(about: dict[str, Any]) -> str:
     return f"{about['cpu']}, Linux {about['kernel']}, Python {about['python']}, {about['date'][:10]}: {versions}"
 
 
-def _run(
-    cases: Sequence[str], settings: Settings, field: list[contestants.Contestant], notes: list[str]
-) -> dict[str, Any]:
+def _measure(cases: Sequence[str], bench: Bench, notes: list[str]) -> dict[str, Any]:
     """Each case's figures. A case that fails is noted and left out; Ctrl-C ends all and keeps what there is."""
     os.sched_setaffinity(0, {LOAD_CPU})
     figures: dict[str, Any] = {}
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder, interruptible():
-        bench = Bench(settings, field, Path(folder), say)
-        try:
-            for name in cases:
-                lacking = machine.missing(CASES[name].tools)
-                if lacking:
-                    notes += [f"{name}: not measured; {tool} is missing: {how}" for tool, how in lacking.items()]
-                    continue
-                try:
-                    figures[name] = CASES[name].measure(bench)
-                except RuntimeError as error:
-                    notes.append(f"{name}: not measured; {error}")
-        except KeyboardInterrupt:
-            notes.append(INTERRUPTED)
-        finally:
-            bench.close()
+    try:
+        for name in cases:
+            lacking = machine.missing(CASES[name].tools)
+            notes += [f"{name}: not measured; {tool} is missing: {how}" for tool, how in lacking.items()]
+            if lacking:
+                continue
+            try:
+                figures[name] = CASES[name].measure(bench)
+            except RuntimeError as error:
+                notes.append(f"{name}: not measured; {error}")
+    except KeyboardInterrupt:
+        notes.append(INTERRUPTED)
+    finally:
+        bench.close()
     return figures
 
 

@@ -11,6 +11,7 @@ from scripts.benchmark import contestants, workers
 from scripts.benchmark.contestants import OURS, Contestant, Running
 from scripts.benchmark.load import Streams
 from scripts.benchmark.processes import raise_file_limit
+from scripts.benchmark.program import Program
 
 FEW = 4  # workers, where their number is not what is measured
 MANY = 256
@@ -41,11 +42,19 @@ QUICK = Settings(secs=1.0, rounds=1, quick=True)
 class Bench:
     """Sole owner of the processes that are measured, but for those of the pauses."""
 
-    def __init__(self, settings: Settings, field: Sequence[Contestant], folder: Path, say: Callable[[str], None]):
+    def __init__(
+        self,
+        settings: Settings,
+        field: Sequence[Contestant],
+        program: Program | None,
+        folder: Path,
+        say: Callable[[str], None],
+    ):
         self.settings = settings
         self.field = list(field)
+        self.program = program  # ours, if it takes part
+        self.folder = folder  # for whatever is written meanwhile
         self.say = say
-        self._folder = folder
         self._workers: workers.Workers | None = None
         self._client: Path | None = None
         self._serving: list[Running] = []
@@ -59,7 +68,7 @@ class Bench:
         """MANY workers, of which the routers are told as many as they need."""
         if self._workers is None:
             raise_file_limit()
-            self._workers = workers.Workers(workers.compile("worker", self._folder), MANY)
+            self._workers = workers.Workers(workers.compile("worker", self.folder), MANY)
         return self._workers
 
     def ours(self) -> Contestant | None:
@@ -74,7 +83,7 @@ class Bench:
 
     def _start(self, contestant: Contestant) -> None:
         try:
-            self._serving.append(contestants.start(contestant, self._fleet().urls(FEW), self._folder))
+            self._serving.append(contestants.start(contestant, self._fleet().urls(FEW), self.folder))
         except RuntimeError as error:
             self.field.remove(contestant)
             self.say(f"{error}: it takes no further part")
@@ -83,7 +92,7 @@ class Bench:
     def alone(self, contestant: Contestant, count: int = FEW) -> Iterator[Running]:
         """One contestant, fresh, over `count` workers. Raises RuntimeError when it does not serve."""
         self.rest()
-        running = contestants.start(contestant, self._fleet().urls(count), self._folder)
+        running = contestants.start(contestant, self._fleet().urls(count), self.folder)
         try:
             yield running
         finally:
@@ -94,7 +103,7 @@ class Bench:
         self, port: int, streams: int, events: int, interval: float, *, skip: int = 0, header: str | None = None
     ) -> Iterator[Streams]:
         if self._client is None:
-            self._client = workers.compile("client", self._folder)
+            self._client = workers.compile("client", self.folder)
         client = Streams(self._client, port, streams, events, interval, skip, header)
         try:
             yield client

@@ -7,17 +7,16 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.benchmark.processes import ROUTER_CPU, Child
+from scripts.benchmark.program import Program
 
-ROOT = Path(__file__).parents[2]
 OURS = "llm-launch"
 NGINX = "nginx"
 PEERS = {"sglang-router": "sglang_router", "vllm-router": "vllm_router", "smg": "smg"}  # distribution: package
@@ -68,6 +67,7 @@ class Contestant:
     version: str
     command: Callable[[int, Sequence[str], Path], list[str]]  # (port, worker URLs, scratch folder)
     header: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
 
 
 class Running:
@@ -81,8 +81,8 @@ class Running:
 
 
 def find(peers: str | None) -> tuple[list[Contestant], list[str]]:
-    """All that are installed, ours first; and a line on each that is not. `peers`: the Python that has the peers."""
-    found, missing = [ours()], []
+    """The others that are installed, and a line on each that is not. `peers`: the Python that has the peers."""
+    found, missing = [], []
     for name, package in PEERS.items():
         version = _version(peers, name) if peers else None
         if peers and version:
@@ -97,21 +97,16 @@ def find(peers: str | None) -> tuple[list[Contestant], list[str]]:
     return found, missing
 
 
-def ours() -> Contestant:
+def ours(program: Program, folder: Path) -> Contestant:
     """All features as they are by default, and a key that every request must carry."""
-    from router.metrics import version
-
     key = secrets.token_hex(16)
 
     def command(port: int, urls: Sequence[str], folder: Path) -> list[str]:
         file = folder / "key"
         file.write_text(key)
-        return [
-            sys.executable, "-m", "router",
-            "--port", str(port), "--worker-urls", *urls, "--api-key-file", str(file),
-        ]  # fmt: skip
+        return program.command("-m", "router", "--port", str(port), "--worker-urls", *urls, "--api-key-file", str(file))
 
-    return Contestant(OURS, version(), command, f"authorization: Bearer {key}")
+    return Contestant(OURS, program.version(folder), command, f"authorization: Bearer {key}", program.env)
 
 
 def _peer(python: str, package: str) -> Callable[[int, Sequence[str], Path], list[str]]:
@@ -147,7 +142,9 @@ def start(contestant: Contestant, urls: Sequence[str], folder: Path) -> Running:
     port = free_port()
     log = folder / f"{contestant.name}-{port}.log"
     with log.open("wb") as out:
-        child = Child(contestant.command(port, urls, folder), ROUTER_CPU, stdout=out, stderr=out, cwd=ROOT)
+        child = Child(
+            contestant.command(port, urls, folder), ROUTER_CPU, stdout=out, stderr=out, env=contestant.env, cwd=folder
+        )
     running = Running(contestant, child, port)
     try:
         _wait(running, len(urls))

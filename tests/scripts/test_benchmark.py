@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from scripts.benchmark import goals, pauses, report, workers
+from scripts.benchmark import goals, pauses, program, report, workers
 from scripts.benchmark.cases import CASES
 from scripts.benchmark.cases.soak import least_squares
 
@@ -140,6 +141,12 @@ class Short(asyncio.Protocol):
         self.transport.write(head + b'f\r\ndata: {"t":1}\n\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n')
 
 
+def test_the_program_that_is_measured_says_whether_it_is_compiled(tmp_path: Path):
+    assert program.Program(sys.executable).version(tmp_path).endswith("compiled")
+    with pytest.raises(RuntimeError, match="llm-launch cannot be had: .*no_such_thing"):
+        program._run([sys.executable, "-c", "import no_such_thing"], tmp_path, {})
+
+
 async def test_the_pauses_are_those_of_requests_that_the_router_serves():
     watch = pauses.Stopwatch()
     world = pauses.World(watch)
@@ -147,9 +154,12 @@ async def test_the_pauses_are_those_of_requests_that_the_router_serves():
     for size in (80, 16 * 1024, pauses.MIB):
         await world.ask(f"{size} bytes", prompts.fresh(size))
     world.tick()
+    world.wait(1000.0)
     watch.close()
     assert sum(world.metrics.requests.values()) == 3
     assert {code for _, code in world.metrics.requests} == {200}
     told = watch.report()
-    assert {"80 bytes", "answer to 80 bytes", f"{pauses.MIB} bytes", "tick"} <= set(told["by_call"])
+    assert {"80 bytes", "answer to 80 bytes", f"{pauses.MIB} bytes", "tick", "tick after 1000 s"} <= set(
+        told["by_call"]
+    )
     assert world.policy.index.size > pauses.MIB  # type: ignore[attr-defined]

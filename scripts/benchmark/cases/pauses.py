@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 from scripts.benchmark.bench import Bench
-from scripts.benchmark.contestants import ROOT
 from scripts.benchmark.processes import ROUTER_CPU, Child
+from scripts.benchmark.program import Program
 
 SHARE, SHARE_QUICK = 1.0, 0.2
+# Run without its folder on the path, for there the router would be found that is not installed.
+RUN = f"import runpy; runpy.run_path({str(Path(__file__).parents[1] / 'pauses.py')!r}, run_name='__main__')"
 
 
 def pauses(bench: Bench) -> dict[str, Any]:
@@ -19,20 +21,20 @@ def pauses(bench: Bench) -> dict[str, Any]:
 
     Figures: {"runs": [{scenario: {"worst" in ms of CPU time, "longest": [[ms, what], ...], ...}} for each round]}.
     """
-    if bench.ours() is None:
+    if bench.program is None:
         return {}
     runs = []
     for number in range(bench.settings.rounds):
-        runs.append(_run(SHARE_QUICK if bench.settings.quick else SHARE))
+        runs.append(_run(bench.program, bench.folder, SHARE_QUICK if bench.settings.quick else SHARE))
         for scenario, told in runs[-1].items():
             worst, what = told["longest"][0]
             bench.say(f"pauses {number + 1} {scenario}: {worst:.2f} ms, {what}")
     return {"runs": runs}
 
 
-def _run(share: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "scripts.benchmark.pauses", str(share)]
-    child = Child(command, ROUTER_CPU, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+def _run(program: Program, folder: Path, share: float) -> dict[str, Any]:
+    command = program.command("-c", RUN, str(share))
+    child = Child(command, ROUTER_CPU, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=program.env, cwd=folder)
     try:
         told, complaint = child.process.communicate()
     finally:
