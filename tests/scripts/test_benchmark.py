@@ -143,7 +143,7 @@ class Short(asyncio.Protocol):
 
 def test_the_program_that_is_measured_says_whether_it_is_compiled(tmp_path: Path):
     assert program.Program(sys.executable).version(tmp_path).endswith("compiled")
-    with pytest.raises(RuntimeError, match="llm-launch cannot be had: .*no_such_thing"):
+    with pytest.raises(RuntimeError, match="no_such_thing"):
         program._run([sys.executable, "-c", "import no_such_thing"], tmp_path, {})
 
 
