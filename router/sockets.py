@@ -8,7 +8,7 @@ import resource
 import socket
 import sys
 
-# Descriptors that are no request's: 14 at the start, 2 for each engine launched here, one for each probe under way, logs.
+# Descriptors that are no request's: 14 at the start, 2 for each engine launched here, 1 for each probe under way.
 RESERVED = 128
 # No descriptor (here, in the whole system), no memory, no local port left.
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
