@@ -34,6 +34,7 @@ REMEMBERED_AT_MOST = 2048  # bytes
 
 REQUEST_LINE = re.compile(rb"POST ([!-~]+) HTTP/1\.([01])\r\n")
 STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?\r\n")
+BLANK = b"\r\n\r\n"  # what ends a head, and chunks
 LENGTH_DIGITS = 20  # at most; 2^64 has as many
 
 # What a chunked body may cost beyond its content: chunks of one byte take 5 bytes each, padded sizes some more. Without
@@ -246,7 +247,7 @@ class Chunks:
         pieces = self._pieces
         known = len(pieces)
         try:
-            self._parser.feed_data(data)
+            self._read(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self.ended:
                 raise ValueError(f"the body is not validly chunked: {error}") from None
@@ -261,6 +262,17 @@ class Chunks:
         if not self.excess and self._fed > CHUNK_OVERHEAD + (1 + CHUNK_OVERHEAD_PER_BYTE) * self.size:
             raise ValueError("the body is not validly chunked: its chunk extensions or trailers are too long")
 
+    def _read(self, data: bytes) -> None:
+        """The end is a blank line. So where data may be up to it, the last byte is read on its own, and must be it."""
+        if len(data) > len(BLANK) and not data.endswith(BLANK):
+            self._parser.feed_data(data)
+            self.excess = self.ended
+            return
+        self._parser.feed_data(data[:-1])
+        self.excess = self.ended
+        if not self.ended:
+            self._parser.feed_data(data[-1:])
+
     def take(self) -> bytes:
         """The body since the last call, without its framing."""
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -273,6 +285,3 @@ class Chunks:
         if not self.ended:
             self.ended = True
             self._whole = len(self._pieces)
-
-    def on_message_begin(self) -> None:
-        self.excess = self.ended

@@ -227,13 +227,27 @@ SECOND = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
 @pytest.mark.parametrize(
     "more",
-    [b"POST / HTTP/1.1\r\n", b"garbage", b"HTTP/1.1 200 OK\r\n", b"x", SECOND + b"Content-Length: 4\r\n\r\nEVIL",
-     SECOND + b"Transfer-Encoding: chunked\r\n\r\n4\r\nEVIL\r\n0\r\n\r\n"],
+    [b"POST / HTTP/1.1\r\n", b"garbage", b"HTTP/1.1 200 OK\r\n", b"x", b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"x\r\n\r\n",
+     SECOND + b"Content-Length: 4\r\n\r\nEVIL", SECOND + b"Transfer-Encoding: chunked\r\n\r\n4\r\nEVIL\r\n0\r\n\r\n"],
 )  # fmt: skip
-def test_what_follows_the_last_chunk_is_noticed(more: bytes) -> None:
-    chunks = Chunks()
-    chunks.feed(b"2\r\nok\r\n0\r\n\r\n" + more)
-    assert (chunks.take(), chunks.ended, chunks.excess) == (b"ok", True, True)
+@pytest.mark.parametrize("end", [b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n"], ids=["", "after a trailer"])
+def test_what_follows_the_last_chunk_in_one_piece_is_noticed(end: bytes, more: bytes) -> None:
+    raw = b"2\r\nok\r\n" + end
+    for cut in range(len(raw)):
+        chunks = Chunks()
+        chunks.feed(raw[:cut])
+        chunks.feed(raw[cut:] + more)
+        assert (chunks.take(), chunks.ended, chunks.excess) == (b"ok", True, True)
+
+
+def test_an_end_that_comes_in_two_pieces_is_followed_by_nothing() -> None:
+    raw = b"2\r\nok\r\n0\r\n\r\n"
+    for cut in range(len(raw)):
+        chunks = Chunks()
+        chunks.feed(raw[:cut])
+        assert not chunks.ended
+        chunks.feed(raw[cut:])
+        assert (chunks.take(), chunks.ended, chunks.excess) == (b"ok", True, False)
 
 
 @pytest.mark.parametrize("raw", [b"-1\r\n", b"zz\r\n", b"2\r\nokX", b"f" * 20 + b"\r\n", b"2\nok\n", b"+2\r\nok\r\n"])

@@ -631,6 +631,8 @@ ANSWERS: dict[str, tuple[bytes, bool, Answered]] = {
     # Two answers
     "sized, and another": (OK_SIZED + b"\r\nok" + EVIL, False, USED),
     "chunked, and another": (in_chunks(OK_CHUNKS) + EVIL, False, BAD),  # where it begins is not known
+    "chunked, and an empty line": (in_chunks(OK_CHUNKS) + b"\r\n", False, BAD),
+    "sized, and an empty line": (OK_SIZED + b"\r\nok\r\n", False, USED),
     "nothing, and another": (OK + b"Content-Length: 0\r\n\r\n" + EVIL, False, Answered(200, b"")),
     "204, and another": (b"HTTP/1.1 204 No Content\r\n\r\n" + EVIL, False, Answered(204, b"")),
     # Interim answers

@@ -88,7 +88,7 @@ def test_an_answer_that_comes_byte_by_byte_is_the_same_answer(name: str) -> None
     raw = ANSWERS[name][0]
     whole, bytewise = Line(), Line()
     one, many = whole.hear(raw), bytewise.hear(*(raw[at : at + 1] for at in range(len(raw))))
-    if name == "chunked, and another":  # only in one piece with it is the end of chunks not known
+    if name.startswith("chunked, and"):  # only in one piece with it is the end of chunks not known
         assert (one.lost, many.last) == (Fault.GATEWAY, True)
         assert not bytewise.kept()
         return

@@ -87,9 +87,10 @@ class Task:
             return
         self._next = self._loop.call_soon(self._step)
 
-    def cancel(self) -> None:
+    def cancel(self) -> bool:
         self._next.cancel()
         self._coroutine.close()
+        return True
 
 
 class NextTurn:
@@ -208,23 +209,25 @@ class Wire:
             random.Random(1),  # type: ignore[arg-type]
         )
         self.plane.clock = self.plane.pool.clock = self.loop.time
-        self.plane.pool.connect = self._connect  # type: ignore[method-assign]
+        self.plane.connect = self._connect
         self.gate = Gate(self.plane)
         self.gate.elsewhere = self._elsewhere
         self.upstreams: list[Transport] = []  # connections to workers, in the order in which they were made
         self.clients: list[Transport] = []
         self.handed_over: list[Elsewhere] = []
-        self.refuse = False  # new connections to workers
+        self.refuse: str | None = None  # connections to workers fail: "before" they are made, or at once "after"
         for _ in range(workers):
             url = f"http://127.0.0.1:{len(self.fleet.workers) + 1}"
             self.fleet.add(Worker(self.fleet.next_id(), url, lifecycle=State.READY, native_generate=True))
 
     async def _connect(self, worker: Worker) -> Connection:
         await NextTurn()
-        if self.refuse:
+        if self.refuse == "before":
             raise ConnectionRefusedError
         connection = Connection(worker, self.plane.pool)
         self.upstreams.append(Transport(self.loop, connection))
+        if self.refuse == "after":
+            self.upstreams[-1].leave()
         return connection
 
     def _elsewhere(self) -> Elsewhere:
