@@ -441,7 +441,7 @@ async def encrypted(world, tmp_path) -> AsyncIterator[tuple[World, FaultWorker]]
 
 async def test_connections_to_workers_over_tls_are_kept_and_streams_flow(encrypted):
     w, fault = encrypted
-    w.plane.pool._tls.load_verify_locations(w.cert)
+    w.plane.pool._tls = ssl.create_default_context(cafile=w.cert)
     gate = asyncio.Semaphore(0)
     fault.script(Stream([b"data: %d\n\n" % number for number in range(3)], gate=gate))
     client = await w.connect()
