@@ -18,7 +18,7 @@ from router.errors import RouterError
 from router.exchange import TICK, Plane
 from router.fleet import Fleet
 from router.front import Gate
-from router.loop import Garbage
+from router.loop import sweep
 from router.members import Members
 from router.metrics import Metrics
 from router.parts import Parts
@@ -67,7 +67,6 @@ class Router:
         await self._runner.setup()
         self._gate.elsewhere = server = self._runner.server
         self._gate.others = lambda: len(server.connections)
-        self._garbage = Garbage(self.plane.clock())
         await self._server.start_serving()
         self._tick(self.plane.clock())
         try:
@@ -101,7 +100,7 @@ class Router:
         self._ticker = self._loop.call_later(TICK, self._tick, now + TICK)  # first: one error must not end all upkeep
         self.metrics.lagged(max(0.0, now - due))
         self.plane.tick(now)
-        self._garbage.tick(now, busy=self.metrics.inflight > 0)
+        self._loop.call_soon(sweep)  # on its own: upkeep may have taken some ms
 
     async def drain(self, timeout: float) -> None:
         """Readiness turns 503; returns when nothing is in flight, or after `timeout` seconds.

@@ -77,6 +77,7 @@ class Plane:
         self.clock = time.monotonic  # the loop's own has milliseconds
         self.rng = rng
         self.pool = Pool(loop)
+        self.connect = self.pool.connect
         self.admission: Admission[Exchange] = Admission(
             config.max_concurrent_requests, config.queue_size, config.queue_timeout
         )
@@ -219,7 +220,7 @@ class Exchange:
 
     async def _connect(self, worker: Worker) -> None:
         try:
-            connection = await self._plane.pool.connect(worker)
+            connection = await self._plane.connect(worker)
         except OSError as error:
             self._task = None
             fault = Fault.NO_SOCKET if sockets.exhausted(error) else Fault.NOT_SENT

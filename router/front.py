@@ -100,8 +100,8 @@ class Gate:
         return b"%b-%x" % (self._series, next(self._numbers))
 
 
-class Front(asyncio.Protocol):
-    """One client connection."""
+class Front:
+    """One client connection: an asyncio.Protocol, which it does not inherit from so that it can be compiled."""
 
     __slots__ = (
         "_body", "_chunks", "_exchange", "_gate", "_head", "_id", "_last", "_left", "_paused", "_phase", "_rest",

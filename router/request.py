@@ -104,23 +104,18 @@ def parse(path: str, body: bytes, session: str | None = None) -> RouteRequest:
 
 
 def _prompt(path: str, fields: _Body) -> bytes:
-    prompt: bytes | Raw = b""
-    for name in _PROMPT_FIELDS[path]:
-        raw = getattr(fields, name)
-        if raw:
-            prompt = b"%b\n%b" % (prompt, raw) if prompt else raw
-    return _open(prompt)
+    parts = [memoryview(raw) for name in _PROMPT_FIELDS[path] if (raw := getattr(fields, name))]
+    return _open(parts[0] if len(parts) == 1 else memoryview(b"\n".join(parts)))
 
 
-def _open(prompt: bytes | Raw) -> bytes:
+def _open(prompt: memoryview) -> bytes:
     """The prompt less its closing quotes and brackets, in one copy: a megabyte is not cheap to move.
 
     `[{..."hi"}]` is no prefix of the conversation's next turn, `[{..."hi"},{...`; without the closers it is.
     """
-    view = memoryview(prompt)
-    tail = bytes(view[-64:])
+    tail = bytes(prompt[-64:])
     kept = len(tail.rstrip(_CLOSERS))
-    return bytes(view[: len(view) - len(tail) + kept]) if kept else bytes(view).rstrip(_CLOSERS)
+    return bytes(prompt[: len(prompt) - len(tail) + kept]) if kept else bytes(prompt).rstrip(_CLOSERS)
 
 
 def _text(raw: Raw) -> str | None:

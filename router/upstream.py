@@ -40,12 +40,15 @@ class Listener(Protocol):
         """The answer will not come, or not to its end; the connection is gone."""
 
 
-class Connection(asyncio.Protocol):
-    """One connection to a worker. It belongs to its listener from send() until the answer's last byte."""
+class Connection:
+    """One connection to a worker. It belongs to its listener from send() until the answer's last byte.
+
+    An asyncio.Protocol, which it does not inherit from so that it can be compiled.
+    """
 
     __slots__ = (
         "_buffer", "_chunks", "_clock", "_decode", "_endless", "_head", "_left", "_listener", "_passed", "_paused",
-        "_pool", "_resting", "idle_since", "reused", "transport", "worker",
+        "_pool", "_resting", "_silent", "idle_since", "reused", "transport", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, pool: Pool):
@@ -65,6 +68,7 @@ class Connection(asyncio.Protocol):
         self._paused = False  # the client reads slower than the worker writes
         self._resting = False  # until the pool says so
         self._passed = 0.0  # when a piece last came
+        self._silent = True  # no interim answer has come
 
     # -- for the listener
 
@@ -74,6 +78,7 @@ class Connection(asyncio.Protocol):
         A long body is not copied to be joined with the head.
         """
         self._listener = listener
+        self._silent = True
         if len(body) < 4096:
             self.transport.write(request + body)
         else:
@@ -137,9 +142,17 @@ class Connection(asyncio.Protocol):
         if self._endless and exc is None:
             listener.on_body(b"", True)
             return
-        silent = self._head is None and not self._buffer
+        silent = self._silent and self._head is None and not self._buffer
         fault = Fault.STALE if silent and self.reused else Fault.DIED
         listener.on_lost(fault, f"the worker closed the connection{f' ({exc})' if exc else ''}")
+
+    def eof_received(self) -> None:
+        """The transport closes itself, and says so."""
+
+    def pause_writing(self) -> None:
+        """A request is written at once, however slowly its worker reads: it is here in full."""
+
+    def resume_writing(self) -> None: ...
 
     # -- the answer
 
@@ -155,7 +168,7 @@ class Connection(asyncio.Protocol):
             if head.status >= 200:
                 self._begin(head, data)
                 return
-            # an interim answer: the real one follows
+            self._silent = False  # an interim answer: the real one follows
         self._buffer = data
         if len(data) > MAX_HEAD:
             self._garbage(f"the answer's head is longer than {MAX_HEAD} bytes")
@@ -205,6 +218,10 @@ class Connection(asyncio.Protocol):
         """The answer is complete: the connection is free before the listener, who may want the next one, is told."""
         listener, self._listener = self._listener, None
         reusable = reusable and not self._head.close
+        if (
+            self.transport.get_write_buffer_size()
+        ):  # it did not wait for all of its request, whose rest would come first
+            reusable = False
         self._head = self._chunks = None
         self.resume()
         if reusable:
@@ -227,10 +244,7 @@ class Pool:
         self._loop = loop
         self._idle: dict[str, deque[Connection]] = {}  # by worker id
         self._resting: list[Connection] = []
-
-    @functools.cached_property
-    def _tls(self) -> ssl.SSLContext:  # 26 ms to make: the system's certificates are read
-        return ssl.create_default_context()
+        self._tls: ssl.SSLContext | None = None  # made when it is needed: it reads the system's certificates, in 26 ms
 
     def take(self, worker: Worker) -> Connection | None:
         """An idle connection to the worker, young enough not to race with the worker's own idle timeout."""
@@ -249,6 +263,8 @@ class Pool:
     async def connect(self, worker: Worker) -> Connection:
         """A fresh connection. Raises OSError, which TimeoutError is, when there is none to be had."""
         host, port, tls = address(worker.url)
+        if tls and self._tls is None:
+            self._tls = ssl.create_default_context()
         connecting = self._loop.create_connection(
             lambda: Connection(worker, self), host, port, ssl=self._tls if tls else None
         )
@@ -256,6 +272,8 @@ class Pool:
             return (await asyncio.wait_for(connecting, CONNECT_TIMEOUT))[1]
         except asyncio.TimeoutError:  # no OSError before Python 3.11
             raise OSError(f"no connection within {CONNECT_TIMEOUT:g} s") from None
+        except UnicodeError:  # of the lookup, for a label of more than 63 letters
+            raise OSError("there can be no host of this name") from None
 
     def rest(self, connection: Connection) -> None:
         """Have a connection read on after REST. One timer does for all that rest meanwhile."""

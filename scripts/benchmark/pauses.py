@@ -97,6 +97,9 @@ class Transport:
     def is_closing(self) -> bool:
         return self._closing
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def close(self) -> None:
         self._closing = True
 
@@ -137,7 +140,6 @@ class World:
         self._asked: set[asyncio.Protocol] = set()
         nowhere: Any = Loop(self._asked)
         self.plane = Plane(config, self.fleet, self.policy, self.metrics, nowhere, random.Random(1))
-        self.garbage = loop.Garbage(self.plane.clock())
         for port in range(WORKERS):
             worker = Worker(self.fleet.next_id(), f"http://127.0.0.1:{40000 + port}", native_generate=True)
             self.fleet.add(worker)
@@ -163,17 +165,9 @@ class World:
             await asyncio.sleep(0)
 
     def tick(self) -> None:
-        now = self.plane.clock()
-        self.watch("tick", self._tick, now)
-
-    def _tick(self, now: float) -> None:
-        """As the router's own does."""
-        self.plane.tick(now)
-        self.garbage.tick(now, busy=True)
-
-    def wait(self, seconds: float) -> None:
-        """Nothing happens for so long: what is then due."""
-        self.watch(f"tick after {seconds:.0f} s", self.garbage.tick, self.plane.clock() + seconds, False)
+        """As the router's own, which has the garbage swept in a call of its own."""
+        self.watch("tick", self.plane.tick, self.plane.clock())
+        self.watch("sweep", loop.sweep)
 
 
 class Prompts:
@@ -228,7 +222,6 @@ async def full_of_short_prompts(world: World, prompts: Prompts, share: float) ->
     for _ in range(20_000):
         await world.ask("80 B prompt", prompts.fresh(80))
     world.watch("scrape of the metrics", metrics.exposition, world.parts)
-    world.wait(1000.0)
     worker = next(iter(world.fleet.workers.values()))
     world.watch("a worker that restarts", world.fleet.forget, worker)
     for _ in range(round(20_000 * share)):

@@ -367,7 +367,7 @@ async def test_a_client_that_leaves_closes_the_workers_connection_and_counts_for
 
 async def test_a_client_that_leaves_just_as_its_connection_is_made_is_never_sent_on(world):
     w = await world(1)
-    real = w.plane.pool.connect
+    real = w.plane.connect
 
     async def connect(worker):
         connection = await real(worker)
@@ -376,7 +376,7 @@ async def test_a_client_that_leaves_just_as_its_connection_is_made_is_never_sent
         except asyncio.CancelledError:  # as wait_for() does before Python 3.12 when both come at once
             return connection
 
-    w.plane.pool.connect = connect
+    w.plane.connect = connect
     client = await w.connect()
     client.post("/generate", PLAIN)
     await w.until(lambda: w.workers[0].connections == 1)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from router import loop
-from router.loop import BUSY_EVERY, IDLE_EVERY, Garbage
 from router.prefix import PrefixIndex
 
 
@@ -49,26 +48,27 @@ def test_the_loop_is_uvloops(collections: list[int]) -> None:
     assert loop.run(which_loop()) == 1
 
 
-def test_garbage_is_collected_when_nobody_waits(collections: list[int]) -> None:
-    gc.disable()
-    garbage = Garbage(now=100.0)
-    garbage.tick(100.0 + IDLE_EVERY, busy=False)
-    garbage.tick(101.0 + IDLE_EVERY, busy=True)
-    assert collections == []
-    garbage.tick(101.0 + IDLE_EVERY, busy=False)
-    garbage.tick(102.0 + IDLE_EVERY, busy=False)
-    assert collections == [2]
+class Cycle:
+    def __init__(self) -> None:
+        self.me = self
 
 
-def test_where_somebody_always_waits_garbage_is_collected_all_the_same(collections: list[int]) -> None:
+def alive() -> int:
+    return sum(isinstance(thing, Cycle) for thing in gc.get_objects(generation=0))
+
+
+def test_a_sweep_frees_the_cycles_that_were_made_since_the_last_one(collections: list[int]) -> None:
     gc.disable()
-    garbage = Garbage(now=100.0)
-    garbage.tick(100.0 + BUSY_EVERY, busy=True)
-    assert collections == []
-    garbage.tick(101.0 + BUSY_EVERY, busy=True)
-    assert collections == [2]
+    loop.sweep()
+    kept = Cycle()
+    Cycle()
+    assert alive() == 2
+    loop.sweep()
+    assert alive() == 0  # what is kept is not looked at again
+    assert gc.is_tracked(kept)
+    assert collections == [0, 0]
 
 
 def test_a_process_that_collects_by_itself_is_left_alone(collections: list[int]) -> None:
-    Garbage(now=100.0).tick(100.0 + 2 * BUSY_EVERY, busy=False)
-    assert 2 not in collections
+    loop.sweep()
+    assert gc.get_freeze_count() == 0

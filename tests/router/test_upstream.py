@@ -136,7 +136,6 @@ def test_a_fresh_connection_is_never_stale() -> None:
     assert heard.lost is Fault.DIED
 
 
-@pytest.mark.xfail(strict=True, reason="to be fixed")
 def test_a_worker_that_dies_after_an_interim_answer_was_not_stale() -> None:
     line = Line()
     line.hear(FINE)
@@ -199,7 +198,6 @@ def test_a_connection_to_a_worker_that_left_is_closed() -> None:
     assert not line.kept()
 
 
-@pytest.mark.xfail(strict=True, reason="to be fixed")
 def test_a_connection_whose_request_is_not_out_yet_is_not_used_again() -> None:
     """A worker may refuse a long request before it has read it all; the rest of it is in the way of the next one."""
     line = Line()

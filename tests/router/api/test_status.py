@@ -132,7 +132,7 @@ async def test_engine_metrics_are_those_of_all_workers_that_have_some(control):
 
 async def test_an_unexpected_error_is_answered_in_shape_and_without_detail(control, monkeypatch, caplog):
     plane = await control()
-    monkeypatch.setattr(plane.fleet, "workers", None)
+    monkeypatch.setitem(plane.fleet.workers, "w0", None)
     status, body = await plane.get("/get_loads")
     assert (status, message(body)) == (500, "internal error: the router's log says more")
     assert "GET /get_loads failed" in caplog.text

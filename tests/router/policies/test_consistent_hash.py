@@ -71,7 +71,7 @@ from router.fleet import State, Worker
 from router.policies.consistent_hash import ConsistentHash
 from router.request import RouteRequest
 import random
-fleet = [Worker(f"x{n}", f"http://10.0.0.{n}:31000", lifecycle=State.READY) for n in (3, 1, 0, 2)]
+fleet = tuple(Worker(f"x{n}", f"http://10.0.0.{n}:31000", lifecycle=State.READY) for n in (3, 1, 0, 2))
 for n in range(100):
     asked = RouteRequest("/generate", session=f"user-{n}")
     print(ConsistentHash().pick(asked, fleet, 0.0, random.Random(n)).url)
