@@ -272,3 +272,21 @@ def test_chunks_of_a_byte_each_are_no_trouble_and_take_no_more_memory_than_their
     assert len(chunks._pieces) == 10
     chunks.feed(b"0\r\n\r\n")
     assert (chunks.take(), chunks.ended) == (b"x" * 10_000, True)
+
+
+@pytest.mark.parametrize(("zeros", "h11_too"), [(3, True), (30, False)])
+def test_zeros_before_a_chunks_size_mean_nothing_though_h11_takes_no_more_than_twenty(
+    zeros: int, h11_too: bool
+) -> None:
+    raw = b"0" * zeros + b"2\r\nok\r\n0\r\n\r\n"
+    chunks = Chunks()
+    chunks.feed(raw)
+    assert (chunks.take(), chunks.ended) == (b"ok", True)
+    peer = h11.Connection(h11.SERVER)
+    peer.receive_data(POST + b"Transfer-Encoding: chunked\r\n\r\n" + raw)
+    peer.next_event()
+    if h11_too:
+        assert isinstance(peer.next_event(), h11.Data)
+    else:
+        with pytest.raises(h11.RemoteProtocolError):
+            peer.next_event()
