@@ -15,6 +15,7 @@ from collections import deque
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from router.crowd import Crowd
 from router.fleet import Worker
 from router.http1 import Chunks, ResponseHead, response_head
 from router.retry import Fault
@@ -127,6 +128,7 @@ class Connection:
             self.transport.pause_reading()
             self._pool.rest(self)
         self._passed = now
+        self._pool.passed()
 
     def rested(self) -> None:
         """For the pool."""
@@ -244,6 +246,8 @@ class Pool:
         self._loop = loop
         self._idle: dict[str, deque[Connection]] = {}  # by worker id
         self._resting: list[Connection] = []
+        self._crowd = Crowd()
+        self._pieces = 0  # of streams, in this turn of the loop
         self._tls: ssl.SSLContext | None = None  # made when it is needed: it reads the system's certificates, in 26 ms
 
     def take(self, worker: Worker) -> Connection | None:
@@ -285,6 +289,18 @@ class Pool:
         resting, self._resting = self._resting, []
         for connection in resting:
             connection.rested()
+
+    def passed(self) -> None:
+        """A piece of a stream was passed on."""
+        if not self._pieces:
+            self._loop.call_soon(self._turn)  # before the loop next asks what has come
+        self._pieces += 1
+
+    def _turn(self) -> None:
+        pieces, self._pieces = self._pieces, 0
+        nap = self._crowd.turn(pieces, self.clock())
+        if nap:
+            time.sleep(nap)
 
     def put(self, connection: Connection) -> None:
         connection.idle_since = self.clock()

@@ -10,15 +10,16 @@ from contextlib import asynccontextmanager
 import pytest
 
 from router import upstream
+from router.crowd import NAP
 from router.fleet import State, Worker
 from router.http1 import ResponseHead
 from router.retry import Fault
-from router.upstream import REST, WORTH_A_READ, Connection, address, authority
+from router.upstream import REST, WORTH_A_READ, Connection, Pool, address, authority
 from tests.e2e.fault_worker import Connection as Serving
 from tests.e2e.fault_worker import FaultWorker, Status, Stream
 from tests.router.test_app import certificate
 from tests.router.test_smuggling import ANSWERS
-from tests.router.wire import Transport, Wire
+from tests.router.wire import Loop, Transport, Wire
 from tests.router.world import World
 
 PLAIN = {"text": "hi"}
@@ -475,3 +476,16 @@ async def test_a_worker_whose_certificate_is_not_trusted_gets_no_request(encrypt
 def test_a_workers_url_says_where_it_is_and_what_it_is_called(url, host, port, tls, name):
     assert address(url) == (host, port, tls)
     assert authority(url) == name
+
+
+def test_between_turns_that_pass_little_of_much_on_the_loop_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr("time.sleep", naps.append)
+    loop = Loop()
+    pool = Pool(loop)  # type: ignore[arg-type]
+    pool.clock = loop.time
+    for _ in range(1000):
+        pool.passed()
+        loop.turn()
+        loop.wait(1 / 8000)
+    assert set(naps) == {NAP}
