@@ -220,10 +220,8 @@ class Connection:
         """The answer is complete: the connection is free before the listener, who may want the next one, is told."""
         listener, self._listener = self._listener, None
         reusable = reusable and not self._head.close
-        if (
-            self.transport.get_write_buffer_size()
-        ):  # it did not wait for all of its request, whose rest would come first
-            reusable = False
+        if self.transport.get_write_buffer_size():
+            reusable = False  # it did not wait for all of its request: the rest of that would come before the next one
         self._head = self._chunks = None
         self.resume()
         if reusable:
