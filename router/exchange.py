@@ -211,7 +211,8 @@ class Exchange:
                 return
         else:
             self._translation = None
-        self._lease = plane.fleet.lease(worker, self._request.uncached_tokens, plane.clock())
+        request = self._request
+        self._lease = plane.fleet.lease(worker, request.uncached_tokens, plane.clock(), request.prompt_tokens)
         connection = None if fresh else plane.pool.take(worker)
         if connection is None:
             self._task = plane.loop.create_task(self._connect(worker))

@@ -4,7 +4,7 @@ One writer for each piece of state:
   lifecycle, pid, restarts   the supervisor (workers launched here) or the health watcher (all others)
   last_error                 the same; while the worker is ready, Fleet.failed
   draining                               the members service (router/members.py)
-  inflight, prefill_outstanding, latencies   Lease
+  inflight, prefills, prefill_outstanding, context, latencies   Lease
   failures, breaker                      Fleet.succeeded / failed / half_open, called by the exchange and the prober
 """
 
@@ -53,6 +53,7 @@ class Worker:
 
     __slots__ = (
         "breaker",
+        "context",
         "devices",
         "draining",
         "failures",
@@ -68,6 +69,7 @@ class Worker:
         "native_generate",
         "pid",
         "prefill_outstanding",
+        "prefills",
         "ready_path",
         "requests_total",
         "restarts",
@@ -105,7 +107,9 @@ class Worker:
         self.restarts = 0
         self.last_error: str | None = None
         self.inflight = 0
+        self.prefills = 0  # of those in flight, the ones that have no byte of answer yet
         self.prefill_outstanding = 0  # estimated uncached prompt tokens sent and not yet answered by a first byte
+        self.context = 0  # estimated tokens, prompts and answers, of the requests that are being decoded
         self.latencies: deque[float] = deque(maxlen=LATENCIES)  # seconds, successful requests, newest last
         self.failures = 0  # consecutive
         self.breaker = Breaker.CLOSED
@@ -138,27 +142,39 @@ class Worker:
 
 
 class Lease:
-    """One request on one worker. Counts are given back exactly once, whatever order the calls come in."""
+    """One request on one worker: first its prefill, then its decode. Counts are given back exactly once, whatever order
+    the calls come in.
+    """
 
-    __slots__ = ("_began", "_fleet", "_open", "_tokens", "worker")
+    __slots__ = ("_began", "_context", "_fleet", "_open", "_prefill", "_uncached", "worker")
 
-    def __init__(self, fleet: Fleet, worker: Worker, tokens: int, now: float):
+    def __init__(self, fleet: Fleet, worker: Worker, uncached: int, now: float, prompt: int):
         self._fleet = fleet
         self.worker = worker
-        self._tokens = tokens
+        self._uncached = uncached
+        self._context = prompt
         self._began = now
         self._open = True
+        self._prefill = True  # no byte of answer yet
         worker.inflight += 1
-        worker.prefill_outstanding += tokens
+        worker.prefills += 1
+        worker.prefill_outstanding += uncached
         worker.requests_total += 1
         if worker.breaker is Breaker.HALF_OPEN and worker.trial is None:
             worker.trial = self
             fleet.touch()
 
     def first_byte(self) -> None:
-        """The worker has computed the prompt: nothing of it is outstanding any more."""
-        self.worker.prefill_outstanding -= self._tokens
-        self._tokens = 0
+        """The worker has computed the prompt: nothing of it is outstanding any more, all of it is context."""
+        if self._open and self._prefill:
+            self._end_prefill()
+            self.worker.context += self._context
+
+    def decoded(self, tokens: int) -> None:
+        """So many more tokens of the answer came."""
+        if self._open and not self._prefill:
+            self._context += tokens
+            self.worker.context += tokens
 
     def release(self, now: float, *, latency: bool = False) -> None:
         """Give the counts back; with `latency` the request succeeded and its duration is remembered."""
@@ -167,12 +183,20 @@ class Lease:
         self._open = False
         worker = self.worker
         worker.inflight -= 1
-        self.first_byte()
+        if self._prefill:
+            self._end_prefill()
+        else:
+            worker.context -= self._context
         if latency:
             worker.latencies.append(now - self._began)
         if worker.trial is self:
             worker.trial = None
             self._fleet.touch()
+
+    def _end_prefill(self) -> None:
+        self._prefill = False
+        self.worker.prefills -= 1
+        self.worker.prefill_outstanding -= self._uncached
 
 
 class Fleet:
@@ -318,6 +342,6 @@ class Fleet:
         told = [w.models for w in self.workers.values() if w.models]
         return not told or any(model in models for models in told)
 
-    def lease(self, worker: Worker, tokens: int, now: float) -> Lease:
-        """Count a request of `tokens` uncached prompt tokens on `worker` until the lease is released."""
-        return Lease(self, worker, tokens, now)
+    def lease(self, worker: Worker, uncached: int, now: float, prompt: int = 0) -> Lease:
+        """Count a request of `prompt` tokens, `uncached` of them to be computed, on `worker` until it is released."""
+        return Lease(self, worker, uncached, now, prompt)

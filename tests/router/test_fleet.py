@@ -18,9 +18,11 @@ ASKED = [None, "a", "b", "nobody's"]
 class Out:
     """What is known of one lease from outside."""
 
-    def __init__(self, lease: Lease, tokens: int, trial: bool):
+    def __init__(self, lease: Lease, tokens: int, trial: bool, context: int):
         self.lease, self.worker = lease, lease.worker
         self.tokens = tokens  # still outstanding
+        self.context = context
+        self.prefill = True
         self.trial = trial
         self.open = True
 
@@ -100,14 +102,21 @@ class AnyOrder(RuleBasedStateMachine):
         if candidates := self.fleet.candidates(model):
             worker = data.draw(st.sampled_from(candidates))
             trial = worker.breaker is Breaker.HALF_OPEN and not self.on_trial(worker)
-            self.outs.append(Out(self.fleet.lease(worker, tokens, 0.0), tokens, trial))
+            self.outs.append(Out(self.fleet.lease(worker, tokens, 0.0, 2 * tokens), tokens, trial, 2 * tokens))
 
     @precondition(lambda self: self.outs)
     @rule(data=st.data())
     def first_byte(self, data: st.DataObject) -> None:
         out = data.draw(st.sampled_from(self.outs))
         out.lease.first_byte()
-        out.tokens = 0
+        out.tokens, out.prefill = 0, False
+
+    @precondition(lambda self: self.outs)
+    @rule(data=st.data(), tokens=st.integers(0, 100))
+    def decoded(self, data: st.DataObject, tokens: int) -> None:
+        out = data.draw(st.sampled_from(self.outs))
+        out.lease.decoded(tokens)
+        out.context += 0 if out.prefill else tokens
 
     @precondition(lambda self: self.outs)
     @rule(data=st.data(), latency=st.booleans())
@@ -133,6 +142,8 @@ class AnyOrder(RuleBasedStateMachine):
             mine = [out for out in self.outs if out.worker is worker and out.open]
             assert worker.inflight == len(mine)
             assert worker.prefill_outstanding == sum(out.tokens for out in mine)
+            assert worker.prefills == sum(out.prefill for out in mine)
+            assert worker.context == sum(out.context for out in mine if not out.prefill)
             assert worker.requests_total == sum(out.worker is worker for out in self.outs)
 
     @invariant()
@@ -187,18 +198,20 @@ def fleet_of(*known: tuple[str, ...], max_failures: int = 3) -> tuple[Fleet, lis
     return fleet, list(fleet.workers.values())
 
 
-def counts(worker: Worker) -> tuple[int, int]:
-    return worker.inflight, worker.prefill_outstanding
+def counts(worker: Worker) -> tuple[int, int, int, int]:
+    return worker.inflight, worker.prefills, worker.prefill_outstanding, worker.context
 
 
-def test_a_lease_counts_until_it_is_released_and_its_prompt_until_the_first_byte() -> None:
+def test_a_lease_is_a_prefill_until_the_first_byte_and_a_growing_context_after_it() -> None:
     fleet, [worker] = fleet_of(())
-    lease = fleet.lease(worker, 100, 0.0)
-    assert counts(worker) == (1, 100)
+    lease = fleet.lease(worker, 100, 0.0, 150)
+    assert counts(worker) == (1, 1, 100, 0)
     lease.first_byte()
-    assert counts(worker) == (1, 0)
+    assert counts(worker) == (1, 0, 0, 150)
+    lease.decoded(7)
+    assert counts(worker) == (1, 0, 0, 157)
     lease.release(1.0)
-    assert counts(worker) == (0, 0)
+    assert counts(worker) == (0, 0, 0, 0)
 
 
 def test_a_first_byte_after_the_release_takes_nothing_away_again() -> None:
@@ -207,7 +220,7 @@ def test_a_first_byte_after_the_release_takes_nothing_away_again() -> None:
     lease.release(1.0)
     lease.first_byte()
     lease.release(1.0)
-    assert counts(worker) == (0, 0)
+    assert counts(worker) == (0, 0, 0, 0)
 
 
 def test_only_the_latest_latencies_of_successful_requests_are_kept() -> None:
