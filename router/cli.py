@@ -17,7 +17,7 @@ from router import loop
 from router.app import Router
 from router.config import ConfigError, RouterConfig
 from router.errors import BadRequest, RouterError
-from router.metrics import version
+from router.exposition import version
 from router.policies import POLICIES
 from router.signals import Signals
 from router.urls import normalise

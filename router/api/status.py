@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from router import metrics
+from router import exposition
 from router.api import engine_metrics
 from router.api.replies import json_reply, parts_of
 from router.ask import Unreachable, ask
@@ -77,7 +77,7 @@ async def get_loads(request: web.Request) -> web.Response:
 
 
 async def router_metrics(request: web.Request) -> web.Response:
-    body, content_type = metrics.exposition(parts_of(request))
+    body, content_type = exposition.scrape(parts_of(request))
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 

@@ -58,8 +58,9 @@ class CacheAware:
         self.index.upkeep()
 
     def _choose(self, key: bytes, candidates: tuple[Worker, ...], rng: random.Random) -> Worker:
-        loads = {worker.inflight for worker in candidates}  # a few numbers, however many workers
-        low, high = min(loads), max(loads)
+        low = high = candidates[0].inflight
+        for worker in candidates:
+            low, high = min(low, worker.inflight), max(high, worker.inflight)
         if high - low > self._abs and high > self._rel * low:
             return self._emptiest(candidates, low, rng)
         holders = self._holders(key, candidates)
