@@ -1,0 +1,240 @@
+"""A fleet in virtual time: arrivals, engines, and what the router does between them, with the router's own classes. Pure."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.fleet import Fleet, Lease, State, Worker
+from router.policies import Policy
+from router.request import RouteRequest
+from scripts.simulation.costs import Costs
+from scripts.simulation.engine import Engine, Flight
+from scripts.simulation.job import Job, Workload
+
+UPKEEP = 30.0  # s between calls of the policy's upkeep
+
+
+@dataclass
+class Outcome:
+    """What became of a request. Times in seconds; None where it did not come so far."""
+
+    job: Job
+    arrival: float
+    sent: float  # for the last time
+    worker: str
+    first: float | None = None
+    end: float | None = None
+    cached: int = 0  # tokens that the engine found in its cache
+    matched: int = 0  # tokens that the policy believed it would
+    attempts: int = 1
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that happens to worker number `worker`: "join" (cold; a lost one's number: it is back), "lose", "leave"."""
+
+    at: float
+    worker: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that a run needs but the policy and the workload."""
+
+    replicas: int  # at the start
+    costs: Costs
+    speeds: tuple[float, ...] = ()  # of the workers by number; 1 where it is not said
+    changes: tuple[Change, ...] = ()
+    seed: int = 0
+
+
+class World:
+    """What happens when. A policy that looks at the truth reads `engines`, `now` and `job`, the one being placed."""
+
+    def __init__(self, workload: Workload, scene: Scene):
+        self.workload = workload
+        self.scene = scene
+        self.fleet = Fleet()
+        self.engines: dict[str, Engine] = {}
+        self.now = 0.0
+        self.job: Job
+        self._events: list[tuple[float, int, Callable[[], None]]] = []  # heap
+        self._count = 0
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (when, self._count, what))
+
+    def play(self) -> None:
+        while self._events:
+            self.now, _, what = heapq.heappop(self._events)
+            what()
+
+    def wake(self, engine: Engine) -> None:
+        """Have an engine go on when its step or stretch is over; events for other times than that are void."""
+        due = engine.due
+        if due is not None:
+            self.at(due, lambda: self._advance(engine, due))
+
+    def _advance(self, engine: Engine, due: float) -> None:
+        if engine.due == due:
+            engine.advance(due)
+            self.wake(engine)
+
+
+class Flying:
+    """One request on its way: what router/exchange.py keeps of it, and what comes of it."""
+
+    def __init__(self, router: Router, request: RouteRequest, lease: Lease, outcome: Outcome):
+        self.router = router
+        self.request = request
+        self.lease = lease
+        self.outcome = outcome
+        self.flight: Flight | None = None  # at the engine
+
+    def first(self, now: float) -> None:
+        self.lease.first_byte()
+        self.outcome.first = now
+        if self.flight is not None:
+            self.outcome.cached = self.flight.cached
+        self.router.tell("first_token", self.outcome.job, self.lease.worker, now)
+
+    def tokens(self, count: int, now: float) -> None:
+        self.lease.decoded(count)
+
+    def finished(self, now: float) -> None:
+        self.outcome.end = now
+        self.router.ended(self, now)
+
+    def broken(self, now: float) -> None:
+        """Its worker was lost: it is sent again where nothing of the answer has come."""
+        self.router.gone(self, now)
+        if self.outcome.first is None:
+            self.outcome.attempts += 1
+            self.router.send(self.outcome)
+        else:
+            self.outcome.failed = True
+
+
+@dataclass
+class Router:
+    """What router/exchange.py and the supervisor do, in the same calls."""
+
+    world: World
+    policy: Policy
+    rng: random.Random
+    outcomes: list[Outcome] = field(default_factory=list)
+    flying: dict[str, dict[Flying, None]] = field(default_factory=dict)  # by worker
+    waiting: list[Outcome] = field(default_factory=list)  # while there is no worker
+
+    def arrive(self, job: Job) -> None:
+        outcome = Outcome(job, self.world.now, self.world.now, "")
+        self.outcomes.append(outcome)
+        self.send(outcome)
+
+    def send(self, outcome: Outcome) -> None:
+        world, job = self.world, outcome.job
+        candidates = world.fleet.candidates(None)
+        if not candidates:
+            self.waiting.append(outcome)
+            return
+        world.job = job
+        request = RouteRequest("/v1/completions", text(world.workload, job), stream=True)
+        worker = self.policy.pick(request, candidates, world.now, self.rng)
+        lease = world.fleet.lease(worker, request.uncached_tokens, world.now, request.prompt_tokens)
+        outcome.sent, outcome.worker = world.now, worker.id
+        outcome.matched = int(request.matched / world.workload.bytes_per_token)
+        request.key = b""
+        flying = Flying(self, request, lease, outcome)
+        self.flying[worker.id][flying] = None
+        self.tell("dispatched", job, request, worker, world.now)
+        engine = world.engines[worker.id]
+        before = engine.due
+        flying.flight = engine.submit(job, flying, world.now)
+        if engine.due != before:
+            world.wake(engine)
+
+    def ended(self, flying: Flying, now: float) -> None:
+        self.gone(flying, now, good=True)
+        job = flying.outcome.job
+        following = job.then
+        if following is not None:
+            self.world.at(now + job.think, lambda: self.arrive(following))
+
+    def gone(self, flying: Flying, now: float, good: bool = False) -> None:
+        worker = flying.lease.worker
+        flying.lease.release(now, latency=good)
+        self.flying[worker.id].pop(flying)
+        self.tell("finished", flying.outcome.job, worker, now)
+
+    def tell(self, what: str, *arguments: Any) -> None:
+        """For the policies that want to know; see contestants.py."""
+        listener = getattr(self.policy, what, None)
+        if listener is not None:
+            listener(*arguments)
+
+    def upkeep(self) -> None:
+        self.policy.upkeep(self.world.now)
+        if self.world._events:
+            self.world.at(self.world.now + UPKEEP, self.upkeep)
+
+    # -- the fleet
+
+    def join(self, number: int) -> None:
+        world, scene, id = self.world, self.world.scene, f"w{number}"
+        speed = scene.speeds[number] if number < len(scene.speeds) else 1.0
+        world.engines[id] = Engine(id, scene.costs, world.workload.block, speed)
+        worker = world.fleet.workers.get(id)
+        if worker is None:
+            worker = Worker(id, f"http://{id}")
+            world.fleet.add(worker)
+            self.flying[id] = {}
+        world.fleet.set_lifecycle(worker, State.READY)
+        waiting, self.waiting = self.waiting, []
+        for outcome in waiting:
+            self.send(outcome)
+
+    def lose(self, number: int) -> None:
+        worker = self.world.fleet.workers[f"w{number}"]
+        self.world.engines[worker.id].due = None
+        self.world.fleet.set_lifecycle(worker, State.BACKOFF)
+        self.world.fleet.forget(worker)
+        for flying in list(self.flying[worker.id]):
+            flying.broken(self.world.now)
+
+    def leave(self, number: int) -> None:
+        self.world.fleet.set_draining(self.world.fleet.workers[f"w{number}"], True)
+
+
+def text(workload: Workload, job: Job) -> bytes:
+    """What stands for the job's prompt: block by block the same for the same ids, else different within its first bytes."""
+    size = int(workload.block * workload.bytes_per_token)
+    whole = b"".join([_text(block, size) for block in job.blocks])
+    return whole[: int(job.prompt * workload.bytes_per_token)]
+
+
+def _text(block: int, size: int) -> bytes:
+    return (block.to_bytes(8, "little") * (size // 8 + 1))[:size]
+
+
+def run(workload: Workload, make_policy: Callable[[World], Policy], scene: Scene) -> list[Outcome]:
+    """Play a workload to its end; what became of each request, in order of arrival."""
+    world = World(workload, scene)
+    policy = make_policy(world)
+    world.fleet.on_forget.append(policy.forget)
+    router = Router(world, policy, random.Random(scene.seed))
+    for number in range(scene.replicas):
+        router.join(number)
+    for job in workload.jobs:
+        world.at(job.arrival, lambda job=job: router.arrive(job))  # type: ignore[misc]
+    for change in scene.changes:
+        world.at(change.at, lambda change=change: getattr(router, change.what)(change.worker))  # type: ignore[misc]
+    world.at(UPKEEP, router.upkeep)
+    world.play()
+    return router.outcomes
