@@ -103,9 +103,10 @@ CONTESTANTS: dict[str, Contestant] = {
     "dynamo_events": _peer(Dynamo, {**_DYNAMO, "events": 1}, **_DYNAMO_TRIED),
     "llm_d": _peer(
         LlmD,
-        {"threshold": 0.8, "penalty": 18, "capacity": 1},
-        threshold=(0.2, 0.5, 0.8, 0.95),
-        penalty=(0.5, 2, 5, 18),
+        {"threshold": 0.8, "penalty": 18, "requests": 0, "capacity": 1},
+        threshold=(0.2, 0.5, 0.8),
+        penalty=(0.5, 2, 18),
+        requests=(0, 1),
     ),
     "chwbl": _peer(
         Chwbl,

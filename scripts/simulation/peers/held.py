@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 from router.request import BYTES_PER_TOKEN, RouteRequest
 
 if TYPE_CHECKING:
-    from scripts.simulation.world import World
-
     from scripts.simulation.job import Job
+    from scripts.simulation.world import World
 
 
 class Held:
@@ -89,8 +88,11 @@ class Held:
 
     def trim_all(self, blocks: int) -> None:
         """Keep the `blocks` of all workers together that were sent last."""
-        while self.size > blocks:
-            self._drop(min(self._workers, key=self._oldest))
+        excess = self.size - blocks
+        if excess > 0:
+            sent = [(when, worker) for worker, own in self._workers.items() for when in own.values()]
+            for _, worker in sorted(sent)[:excess]:
+                self._drop(worker)
 
     def expire(self, before: float) -> None:
         """Drop what was sent before that time and not since."""

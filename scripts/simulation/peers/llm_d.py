@@ -1,11 +1,12 @@
-"""llm-d's recommended composition: affinity filter, then the least token load. Pure.
+"""llm-d's recommended compositions: affinity filter, then the least token load, or the fewest requests. Pure.
 
-Source: llm-d/llm-d-router, the plugins prefix-cache-affinity-filter, token-load-scorer, inflight-load-producer and
-approx-prefix-cache-producer, and llm-d's guide "optimized-baseline".
+Source: llm-d/llm-d-router, the plugins prefix-cache-affinity-filter, token-load-scorer, active-request-scorer,
+inflight-load-producer and approx-prefix-cache-producer, and llm-d's guide "optimized-baseline".
 
     sticky = {w: matched blocks / blocks >= threshold}; all if there are none
     all, if  (min over sticky of load - min over the others of load) / peak > penalty
-    of those left the lowest load + the request's uncached tokens, any of equals
+    of those left the lowest load + the request's uncached tokens (the guide's choice), any of equals;
+    or the fewest requests in flight, which they advise where decode is the bottleneck
 
 Load is the uncached tokens sent that have no first token yet. Penalty 0 is: always stick. The peak rate is theirs as
 they measure it: one chunk on an idle engine. The index holds what an engine holds, as it does there where the engines
@@ -30,12 +31,13 @@ LOOKED_AT = 131_072  # tokens
 
 
 class LlmD(Stateless):
-    """`penalty` in seconds, `capacity` of the index in units of an engine's KV cache."""
+    """`penalty` in seconds; `requests`: score by them; `capacity` of the index in units of an engine's KV cache."""
 
-    def __init__(self, world: World, *, threshold: float, penalty: float, capacity: float):
+    def __init__(self, world: World, *, threshold: float, penalty: float, requests: float, capacity: float):
         self._world = world
         self._threshold = threshold
         self._penalty = penalty
+        self._requests = bool(requests)
         self._capacity = capacity
         self._held = Held()
 
@@ -44,8 +46,7 @@ class LlmD(Stateless):
         blocks = job.blocks[: max(1, LOOKED_AT // world.workload.block)]
         depths = self._held.depths(blocks)
         some = self._filter(candidates, depths, len(blocks))
-        new = uncached(world, request, depths)
-        worker = lowest(some, [w.prefill_outstanding + new.get(w.id, request.prompt_tokens) for w in some], rng)
+        worker = lowest(some, self._loads(some, request, depths), rng)
         believe(request, job, full(world, depths.get(worker.id, 0)))
         self._held.send(worker.id, blocks, now)
         kv = world.engines[worker.id].costs.kv_tokens
@@ -63,6 +64,12 @@ class LlmD(Stateless):
             return candidates
         ahead = min(w.prefill_outstanding for w in sticky) - min(others)
         return candidates if self._penalty and ahead > self._penalty * self._peak() else sticky
+
+    def _loads(self, some: Sequence[Worker], request: RouteRequest, depths: dict[str, int]) -> list[int]:
+        if self._requests:
+            return [w.inflight for w in some]
+        new = uncached(self._world, request, depths)
+        return [w.prefill_outstanding + new.get(w.id, request.prompt_tokens) for w in some]
 
     def _peak(self) -> float:
         """Tokens per second of one chunk on an idle engine of nominal speed."""

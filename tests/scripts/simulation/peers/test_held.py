@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
+from router.prefix import PrefixIndex
 from router.request import RouteRequest
+from scripts.simulation.job import Job, Workload
 from scripts.simulation.peers.held import Held, believe, full, uncached
+from scripts.simulation.world import text
 from tests.scripts.simulation.peers.stage import Stage, job
 
 
@@ -77,3 +83,19 @@ def test_tokens_left_to_compute_are_counted_as_the_fleet_counts_them():
     assert uncached(stage, request, {"w0": 2, "w1": 0}) == {"w0": 5, "w1": 24}
     believe(request, stage.job, 20)
     assert (request.matched, request.uncached_tokens) == (79, 5)
+
+
+def test_a_walk_over_ids_finds_what_a_tree_of_texts_finds():
+    rng, index, tree = random.Random(5), Held(), PrefixIndex(1 << 24)
+    workload, ids, prompts = Workload("test", 16), itertools.count(), [()]
+    for _ in range(300):
+        known = rng.choice(prompts)
+        blocks = (*known[: rng.randrange(len(known) + 1)], *itertools.islice(ids, rng.randrange(1, 6)))
+        prompts.append(blocks)
+        key = text(workload, Job(0.0, blocks, 16 * len(blocks), 1, blocks))
+        size, worker = len(key) // len(blocks), f"w{rng.randrange(4)}"
+        in_full = {holder: length // size for holder, length in tree.matches(key).items() if length >= size}
+        assert index.depths(blocks) == in_full
+        assert index.deepest(blocks)[0] == max(in_full.values(), default=0)
+        tree.insert(key, worker)
+        index.send(worker, blocks, 0.0)

@@ -47,6 +47,15 @@ def test_the_least_loaded_of_several_that_hold_it_wins():
     assert here.send(job(1, 2, 3, 4)) == "w2"
 
 
+def test_scored_by_requests_the_fewest_wins_among_those_left():
+    here = stage(requests=1)
+    here.policy._held.send("w2", (1, 2, 3, 4), 0.0)
+    here.load(4, 0, 3)
+    here.queue(0, 0, 50)
+    assert here.send(job(1, 2, 3, 4)) == "w2"
+    assert here.send(job(7, 8)) == "w1"
+
+
 def test_load_is_given_back_at_the_first_token():
     here = stage()
     first = job(*range(10, 30))
