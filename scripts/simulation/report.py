@@ -44,7 +44,7 @@ COLUMNS: tuple[tuple[str, str, float, int], ...] = (
     ("\nfailed", "failed", 1, 1),
 )
 IN_TABLE = ("ttft_mean", "ttft_p99")  # differences beside the figures
-# Seeds below which the best of resamples are no 95 % interval: all runs lie on one side of the mean in 1 of 2^(n-1) cases.
+# Seeds that a 95 % interval needs: all n runs lie on one side of the true mean in one of 2^(n-1) cases.
 ENOUGH = 5
 SHARES = (0.9, 0.99)  # of requests that keep to the objective
 
