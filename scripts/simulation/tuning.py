@@ -55,7 +55,7 @@ def runs(cells: Iterable[Cell], seeds: int, policies: Sequence[str]) -> list[Run
 
 
 def best(results: Iterable[Result]) -> dict[str, Tuned]:
-    """The settings with the lowest score of each policy; its defaults, where nothing is better."""
+    """The settings with the lowest score of each policy; its defaults, which come first, where nothing is better."""
     logs: dict[str, dict[tuple[tuple[str, float], ...], list[float]]] = {}
     for result in results:
         logs.setdefault(result.run.policy, {}).setdefault(result.run.settings, []).append(_log(result))
@@ -65,9 +65,7 @@ def best(results: Iterable[Result]) -> dict[str, Tuned]:
 def _best(policy: str, tried: dict[tuple[tuple[str, float], ...], list[float]]) -> Tuned:
     scores = {settings: exp(fmean(found)) for settings, found in tried.items()}
     default = scores[tuple(sorted(CONTESTANTS[policy].defaults.items()))]
-    settings = min(scores, key=lambda settings: scores[settings])
-    if scores[settings] >= default:
-        settings = tuple(sorted(CONTESTANTS[policy].defaults.items()))
+    settings = min(scores, key=lambda settings: scores[settings])  # of equals the first
     return Tuned(dict(settings), scores[settings], default, len(scores))
 
 

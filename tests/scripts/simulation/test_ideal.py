@@ -28,7 +28,8 @@ def test_the_least_recently_used_goes_first_and_a_prefix_outlives_its_end():
     pool.take(job(1, 2))
     pool.take(job(3, 4))
     pool.take(job(1))  # used again
-    pool.take(job(5))  # room for four: of 3, 4 and 2, that is the oldest
+    pool.take(job(5))  # room for four: 2 goes, then 4
+    pool.take(job(6))
     assert pool.take(job(1, 2)) == 10
     pool = Pool(block=10, tokens=40)
     pool.take(job(1, 2, 3))

@@ -27,12 +27,12 @@ def contestant(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(CONTESTANTS, name, each)
 
 
-def results(times: dict[float, tuple[float, float]]) -> list[Result]:
-    """`times`: by k, TTFT in each of the two cells."""
+def results(times: dict[float, tuple[float, float]], p99: float = 1.0) -> list[Result]:
+    """`times`: by k, TTFT in each of the two cells. `p99`: the tail by the mean."""
     made = []
     for run in tuning.runs(CELLS, 1, ["knob", "plain"]):
         ttft = times[dict(run.settings)["k"]][CELLS.index(run.cell)]
-        made.append(Result(run, {"ttft_mean": ttft, "ttft_p99": ttft}, "code"))
+        made.append(Result(run, {"ttft_mean": ttft, "ttft_p99": p99 * ttft}, "code"))
     return made
 
 
@@ -49,6 +49,11 @@ def test_the_best_is_so_by_the_geometric_mean_over_the_cells():
     assert best["knob"].score == pytest.approx(6**0.5)
     assert best["knob"].default_score == pytest.approx(10**0.5)
     assert best["knob"].tried == 3
+
+
+def test_mean_and_p99_count_alike():
+    times = {1: (1.0, 1.0), 2: (1.0, 1.0), 3: (1.0, 1.0)}
+    assert tuning.best(results(times, p99=9.0))["knob"].score == pytest.approx(3)
 
 
 def test_the_defaults_stay_where_nothing_is_better():

@@ -67,6 +67,7 @@ def test_shared_prefixes_are_64_groups_of_16_then_fresh_ones():
     assert {job.blocks[:16] for job in jobs[:1024]}.isdisjoint(job.blocks[:16] for job in jobs[1024:])
     assert {(job.prompt, job.output) for job in jobs} == {(2176, 256)}
     assert len({job.blocks[16] for job in jobs}) == 2048  # the questions
+    assert len({job.blocks[:16] for job in jobs[:64]}) > 32  # not group by group
 
 
 def test_by_zipf_the_first_group_is_asked_twice_as_often_as_the_second():
