@@ -22,6 +22,7 @@ from scripts.simulation.trace import Part, TraceError
 from scripts.simulation.trace import read as read_trace
 from scripts.simulation.workloads import GENERATORS
 
+PICTURES = (".png", ".svg", ".pdf")
 PATIENCE = 10.0  # s between two lines on how far it is
 
 # Everything, short: shows that all works.
@@ -61,6 +62,8 @@ def _said(act: Callable[[], Any]) -> Any:
         return act()
     except (GridError, TraceError) as error:
         raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from None
 
 
 def _in_a_folder(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
@@ -68,6 +71,12 @@ def _in_a_folder(context: click.Context, parameter: click.Parameter, path: Path 
     if path is not None and not path.absolute().parent.is_dir():
         raise click.BadParameter(f"the folder of {path} does not exist")
     return path
+
+
+def _picture(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix not in PICTURES:
+        raise click.BadParameter(f"{path} must end in one of {', '.join(PICTURES)}")
+    return _in_a_folder(context, parameter, path)
 
 
 def _none_twice(context: click.Context, parameter: click.Parameter, given: Sequence[Any]) -> Sequence[Any]:
@@ -124,7 +133,7 @@ def _none_twice(context: click.Context, parameter: click.Parameter, given: Seque
     help="Keep all figures here.",
 )  # fmt: skip
 @click.option(
-    "--png", "png_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), callback=_in_a_folder,
+    "--png", "png_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), callback=_picture,
     help="Draw them against load here.",
 )  # fmt: skip
 def main(
@@ -154,9 +163,11 @@ def main(
         runs = compare.arrange(_complete(grid.runs(cells, seeds, field), runs_path, processes), field)
     except KeyboardInterrupt:
         raise click.ClickException(_interrupted(runs_path)) from None
-    _tell(runs, against, json_path)
+    report.show(report.console(), runs, against)
+    if json_path:
+        _said(partial(report.keep, json_path, runs, against))
     if draw and png_path:
-        draw(png_path, runs, against)
+        _said(partial(draw, png_path, runs, against))
 
 
 def _field(policies: Sequence[str], tuned: Path | None) -> Field:
@@ -183,7 +194,7 @@ def _tune(
 ) -> None:
     results = _complete(tuning.runs(cells, seeds, policies), runs_path, processes)
     best = tuning.best(results)
-    tuning.keep(path, tuning.Tuning(best, cells, seeds))
+    _said(partial(tuning.keep, path, tuning.Tuning(best, cells, seeds)))
     for policy, found in best.items():
         settings = ", ".join(f"{name} {value:g}" for name, value in found.settings.items())
         score = f"{found.score:.3f} s instead of {found.default_score:.3f} s, {found.tried} tried"
@@ -207,12 +218,6 @@ def _complete(runs: Sequence[Run], path: Path | None, processes: int) -> list[gr
 
 def _interrupted(path: Path | None) -> str:
     return f"interrupted: {path} has the runs that ended" if path else "interrupted: nothing is kept without --runs"
-
-
-def _tell(runs: Runs, base: str, json_path: Path | None) -> None:
-    report.show(report.console(), runs, base)
-    if json_path:
-        report.keep(json_path, runs, base)
 
 
 def _say(line: str) -> None:

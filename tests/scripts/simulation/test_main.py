@@ -74,6 +74,7 @@ def test_tuned_settings_take_part_beside_the_defaults(tmp_path: Path, trace: Pat
         (["--tuned", "nowhere.json"], "nowhere.json"),
         (["--replicas", "1", "--scene", "lost"], "lost"),
         (["--json", "no/folder/all.json"], "no/folder"),
+        (["--png", "all.bmp"], "all.bmp must end in one of .png"),
     ],
 )
 def test_bad_input_ends_in_a_line_that_says_what_is_wrong(arguments: list[str], said: str):
