@@ -1,8 +1,8 @@
 """One engine in virtual time: chunked prefill, first come first served, preemption. Pure.
 
-A step computes a token for every request that is being decoded, and chunks of waiting prompts in order of arrival. While
-no prompt waits, steps differ only by a token of context per request; such a stretch is one event, its end known in closed
-form. What arrives meanwhile cuts it at the end of the step under way.
+A step computes a token for every request that is being decoded, and chunks of waiting prompts in order of arrival.
+While no prompt waits, steps differ only by a token of context per request: such a stretch is one event, its end known
+in closed form. What arrives meanwhile cuts it at the end of the step under way.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class Engine:
         self.speed = speed
         self.kv = Kv(costs.kv_tokens, block)
         self.due: float | None = None  # when the step or stretch under way ends; None: idle
-        self.queued = 0  # prompt tokens that are still to be computed
+        self.queued = 0  # prompt tokens to be computed: of waiting requests, those not cached when they came
         self.context = 0  # tokens of context of the requests being decoded
         self.preemptions = 0
         self._waiting: deque[Flight] = deque()
         self._admitted: dict[Flight, None] = {}  # in order of admission
         self._prefill: deque[Flight] = deque()  # admitted, prompt not complete
         self._decoding: dict[Flight, None] = {}
-        self._ends: list[tuple[int, int, Flight]] = []  # heap by last step; a preempted flight's entry is void
+        self._ends: list[tuple[int, int, Flight]] = []  # heap by last step
         self._pushed = 0
         self._step = 0  # steps made
         self._began = 0.0  # the stretch under way
@@ -80,9 +80,12 @@ class Engine:
         return len(self._decoding)
 
     def cached(self, job: Job) -> int:
-        """Tokens of the prompt that are in the cache; at least one is always computed."""
-        block = self.kv.block
-        return min(self.kv.depth(job.blocks[: job.prompt // block]) * block, job.prompt - 1)
+        """Tokens of the prompt that it would find in its cache now."""
+        return self.kv.block * self._depth(job, job.prompt)
+
+    def _depth(self, job: Job, tokens: int) -> int:
+        """How many of the first blocks are cached; one token at least is always computed, to have the next from it."""
+        return self.kv.depth(job.held[: (tokens - 1) // self.kv.block])
 
     # -- requests
 
@@ -99,10 +102,6 @@ class Engine:
         elif self._steps > 1:
             self._cut(now)
         return flight
-
-    def lose(self) -> list[Flight]:
-        """The engine dies: whom it had."""
-        return [*self._admitted, *self._waiting]
 
     # -- steps
 
@@ -157,7 +156,7 @@ class Engine:
         A token for each request that is being decoded stays free: theirs of this step.
         """
         kv = self.kv
-        depth = kv.depth(flight.job.held[: (flight.prompt - 1) // kv.block])
+        depth = self._depth(flight.job, flight.prompt)
         hit, rest = list(flight.job.held[:depth]), flight.prompt - depth * kv.block
         if rest + len(self._decoding) > kv.room - kv.block * kv.spare(hit):
             return False
@@ -271,6 +270,6 @@ class Engine:
         else:
             self._prefill.remove(flight)
         self._leave(flight, flight.done)
-        self._queue(flight, flight.prompt)
+        self._queue(flight, flight.prompt - self.kv.block * self._depth(flight.job, flight.prompt))
         flight.done = 0
         self._waiting.appendleft(flight)

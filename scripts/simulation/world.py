@@ -1,4 +1,4 @@
-"""A fleet in virtual time: arrivals, engines, and what the router does between them, with the router's own classes. Pure."""
+"""A fleet in virtual time: arrivals, engines, and between them the router, by its own classes. Pure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Change:
-    """Something that happens to worker number `worker`: "join" (cold; a lost one's number: it is back), "lose", "leave"."""
+    """What happens to worker `worker`: "join" (cold; with a lost one's number it is that one), "lose", "leave"."""
 
     at: float
     worker: int
@@ -119,7 +119,7 @@ class Flying:
             self.outcome.attempts += 1
             self.router.send(self.outcome)
         else:
-            self.outcome.failed = True
+            self.router.fail(self.outcome)
 
 
 @dataclass
@@ -131,18 +131,20 @@ class Router:
     rng: random.Random
     outcomes: list[Outcome] = field(default_factory=list)
     flying: dict[str, dict[Flying, None]] = field(default_factory=dict)  # by worker
-    waiting: list[Outcome] = field(default_factory=list)  # while there is no worker
 
     def arrive(self, job: Job) -> None:
         outcome = Outcome(job, self.world.now, self.world.now, "")
         self.outcomes.append(outcome)
-        self.send(outcome)
+        if job.prompt + job.output > self.world.scene.costs.kv_tokens:  # an engine refuses what it could never hold
+            self.fail(outcome)
+        else:
+            self.send(outcome)
 
     def send(self, outcome: Outcome) -> None:
         world, job = self.world, outcome.job
         candidates = world.fleet.candidates(None)
         if not candidates:
-            self.waiting.append(outcome)
+            self.fail(outcome)
             return
         world.job = job
         request = RouteRequest("/v1/completions", text(world.workload, job), stream=True)
@@ -162,16 +164,24 @@ class Router:
 
     def ended(self, flying: Flying, now: float) -> None:
         self.gone(flying, now, good=True)
-        job = flying.outcome.job
+        self.follow(flying.outcome.job)
+
+    def fail(self, outcome: Outcome) -> None:
+        outcome.failed = True
+        self.follow(outcome.job)
+
+    def follow(self, job: Job) -> None:
+        """The session goes on, whatever became of this request: all policies are given the same ones."""
         following = job.then
         if following is not None:
-            self.world.at(now + job.think, lambda: self.arrive(following))
+            self.world.at(self.world.now + job.think, lambda: self.arrive(following))
 
     def gone(self, flying: Flying, now: float, good: bool = False) -> None:
         worker = flying.lease.worker
         flying.lease.release(now, latency=good)
         self.flying[worker.id].pop(flying)
         self.tell("finished", flying.outcome.job, worker, now)
+        self.drained(worker)
 
     def tell(self, what: str, *arguments: Any) -> None:
         """For the policies that want to know; see contestants.py."""
@@ -196,9 +206,6 @@ class Router:
             world.fleet.add(worker)
             self.flying[id] = {}
         world.fleet.set_lifecycle(worker, State.READY)
-        waiting, self.waiting = self.waiting, []
-        for outcome in waiting:
-            self.send(outcome)
 
     def lose(self, number: int) -> None:
         worker = self.world.fleet.workers[f"w{number}"]
@@ -209,11 +216,18 @@ class Router:
             flying.broken(self.world.now)
 
     def leave(self, number: int) -> None:
-        self.world.fleet.set_draining(self.world.fleet.workers[f"w{number}"], True)
+        worker = self.world.fleet.workers[f"w{number}"]
+        self.world.fleet.set_draining(worker, True)
+        self.drained(worker)
+
+    def drained(self, worker: Worker) -> None:
+        """One that leaves goes once it has nothing to do."""
+        if worker.draining and not worker.inflight:
+            self.world.fleet.remove(worker)
 
 
 def text(workload: Workload, job: Job) -> bytes:
-    """What stands for the job's prompt: block by block the same for the same ids, else different within its first bytes."""
+    """What stands for the job's prompt: equal blocks have equal text, others differ within its first bytes."""
     size = int(workload.block * workload.bytes_per_token)
     whole = b"".join([_text(block, size) for block in job.blocks])
     return whole[: int(job.prompt * workload.bytes_per_token)]
