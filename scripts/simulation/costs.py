@@ -19,8 +19,8 @@ class Costs:
     running: float  # s per request being decoded, per step
     context: float  # s per token of context being decoded, per step
     kv_tokens: int  # what the KV cache holds
-    chunk: int = 8192  # prompt tokens and decodes of a step (vLLM's and SGLang's default on an H100)
-    max_running: int = 256  # requests at once (vLLM's default)
+    chunk: int = 8192  # prompt tokens and decodes of a step: vLLM's default on an H100, SGLang's on any 80 GB
+    max_running: int = 256  # requests at once: vLLM's default; on an H100 now 1024, for which its KV cache is too small
 
     def prefill(self, uncached: int, cached: int) -> float:
         """Seconds that `uncached` prompt tokens take when `cached` are before them."""
@@ -36,11 +36,11 @@ class Costs:
         return steps * (self.base + self.running * running) + self.context * grown
 
 
-# Llama-3.1-8B in bfloat16. Arithmetic: 1.396e10 operations a token in the weights, 524,288 a pair in attention
-# (4 x 32 layers x 4,096), at 45 % of 989.5 Tflop/s, which is what BLIS fits to vLLM on an H100 (and llm-d's measured
-# 15,928 tokens/s of a 32B model on two H100 amounts to 51 %). Steps: BLIS' fitted weights on a roofline of 3.35 TB/s:
-# 6.83 ms to read the weights and launch 32 layers, 4.4 us a request, 76 ns a token of context. KV: 90 % of 80 GB less
-# 20.6 GiB of weights and activations, at 128 KiB a token.
+# Llama-3.1-8B in bfloat16. Prefill: 1.396e10 operations a token in the weights, 524,288 a pair in attention (4 x 32
+# layers x 4,096), at 45 % of 989.5 Tflop/s, which is what BLIS fits to vLLM on an H100 (and llm-d's measured 15,928
+# tokens/s of a 32B model on two H100 amounts to 51 %). Steps: BLIS' fit on a roofline of 3.35 TB/s: 1.3625 x the time
+# to read 13.96 GB of weights, 32.1 us a layer and 126 us a step make 6.83 ms; 4.4 us a request; 1.947 x the time to
+# read the 128 KiB of a token of context make 76 ns. KV: 90 % of 80 GiB less 20.65 GiB of weights and activations.
 H100_8B = Costs(
     token=1.396e10 / (0.45 * 989.5e12),  # 31.3 us
     pair=524_288 / (0.45 * 989.5e12),  # 1.18 ns
@@ -50,8 +50,9 @@ H100_8B = Costs(
     kv_tokens=421_000,
 )
 
-# The same model on an A100. Vidur's profile: 67 us a token in the weights; attention grows as the peak does (312 Tflop/s);
-# Preble measured 5.5 ms a step for a 7B model, Vidur 9.8 ms; 2.0 TB/s of memory make a token of context 125 ns.
+# The same model on an A100. Prefill: 67 us a token in the weights by Vidur's profile (Preble measured 50 us with a 7B
+# model), attention by a peak of 312 Tflop/s. Steps: BLIS' fit on a roofline of 2.04 TB/s makes 10.5 ms and 125 ns
+# (Vidur's profile has 9.8 ms in the weights, Preble 5.5 ms in all). The chunk is vLLM's default there.
 A100_8B = Costs(
     token=67e-6,
     pair=524_288 / (0.45 * 312e12),
