@@ -66,7 +66,7 @@ def _warm(hits: Iterable[tuple[float, Job, int, int]], span: float, room: int) -
 def figures(outcomes: Sequence[Outcome], counted: Window, scene: Scene) -> dict[str, float]:
     """The figures by name; times in seconds, nan where no request has one.
 
-    What a session did not come to, because a request of it failed, has failed, too.
+    A request that counts and has no outcome has failed.
     """
     costs, requests = scene.costs, len(counted.jobs)
     done = [outcome for outcome in outcomes if outcome.job in counted.jobs]

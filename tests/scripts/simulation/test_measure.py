@@ -80,7 +80,7 @@ def test_a_lost_request_failed_and_missed_the_objective():
     assert found["ttft_mean"] == pytest.approx(0.5)
 
 
-def test_what_a_session_did_not_come_to_has_failed():
+def test_a_request_without_an_outcome_has_failed():
     found = figures([lost(job(1))], Window(frozenset({job(2), job(3)}), 10.0, 1.0, 1.0), SCENE)
     assert (found["failed"], found["requests"], found["slo"]) == (2, 2, 0)
 
