@@ -99,7 +99,7 @@ class Engine:
         self._waiting.append(flight)
         if self.due is None:
             self._start(now)
-        elif self._steps > 1:
+        elif self._steps > 1 and len(self._waiting) == 1:  # behind others that cannot be admitted it must wait anyway
             self._cut(now)
         return flight
 
@@ -250,7 +250,7 @@ class Engine:
             else:
                 high = middle
         self._steps = low
-        self.due = self._began + self.costs.stretch(low, running, self.context) / self.speed
+        self.due = max(now, self._began + self.costs.stretch(low, running, self.context) / self.speed)
 
     # -- when memory is short
 
@@ -266,10 +266,10 @@ class Engine:
             self._ends = [entry for entry in self._ends if entry[2] is not flight]
             heapq.heapify(self._ends)
             flight.prompt = flight.job.prompt + flight.answered
-            flight.done = flight.prompt - 1
+            computed = flight.prompt - 1  # its last token was not put in yet
         else:
             self._prefill.remove(flight)
-        self._leave(flight, flight.done)
+            computed = flight.done
+        self._leave(flight, computed)
         self._queue(flight, flight.prompt - self.kv.block * self._depth(flight.job, flight.prompt))
-        flight.done = 0
         self._waiting.appendleft(flight)

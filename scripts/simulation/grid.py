@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -39,7 +40,7 @@ class Incident:
     """What is special about a fleet. Load is that of the smaller fleet, before or after a change."""
 
     speeds: tuple[float, ...] = ()  # of the first workers; the rest have full speed
-    change: str | None = None  # "join": one more, cold; "lose": the first one is gone
+    change: Literal["join", "lose"] | None = None  # one more, cold; or the first one is gone
 
     def workers(self, replicas: int) -> int:
         """How many there are in the end, where everything is measured."""

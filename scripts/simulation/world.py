@@ -6,7 +6,8 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from router.fleet import Fleet, Lease, State, Worker
 from router.policies import Policy
@@ -40,7 +41,7 @@ class Change:
 
     at: float
     worker: int
-    what: str
+    what: Literal["join", "lose", "leave"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ class World:
         self._count += 1
         heapq.heappush(self._events, (when, self._count, what))
 
+    @property
+    def over(self) -> bool:
+        return not self._events
+
     def play(self) -> None:
         while self._events:
             self.now, _, what = heapq.heappop(self._events)
@@ -80,7 +85,7 @@ class World:
         """Have an engine go on when its step or stretch is over; events for other times than that are void."""
         due = engine.due
         if due is not None:
-            self.at(due, lambda: self._advance(engine, due))
+            self.at(due, partial(self._advance, engine, due))
 
     def _advance(self, engine: Engine, due: float) -> None:
         if engine.due == due:
@@ -172,9 +177,8 @@ class Router:
 
     def follow(self, job: Job) -> None:
         """The session goes on, whatever became of this request: all policies are given the same ones."""
-        following = job.then
-        if following is not None:
-            self.world.at(self.world.now + job.think, lambda: self.arrive(following))
+        if job.then is not None:
+            self.world.at(self.world.now + job.think, partial(self.arrive, job.then))
 
     def gone(self, flying: Flying, now: float, good: bool = False) -> None:
         worker = flying.lease.worker
@@ -191,7 +195,7 @@ class Router:
 
     def upkeep(self) -> None:
         self.policy.upkeep(self.world.now)
-        if self.world._events:
+        if not self.world.over:
             self.world.at(self.world.now + UPKEEP, self.upkeep)
 
     # -- the fleet
@@ -208,7 +212,9 @@ class Router:
         world.fleet.set_lifecycle(worker, State.READY)
 
     def lose(self, number: int) -> None:
-        worker = self.world.fleet.workers[f"w{number}"]
+        worker = self.world.fleet.workers.get(f"w{number}")
+        if worker is None:  # it has left before
+            return
         self.world.engines[worker.id].due = None
         self.world.fleet.set_lifecycle(worker, State.BACKOFF)
         self.world.fleet.forget(worker)
@@ -246,9 +252,10 @@ def run(workload: Workload, make_policy: Callable[[World], Policy], scene: Scene
     for number in range(scene.replicas):
         router.join(number)
     for job in workload.jobs:
-        world.at(job.arrival, lambda job=job: router.arrive(job))  # type: ignore[misc]
+        world.at(job.arrival, partial(router.arrive, job))
+    happen = {"join": router.join, "lose": router.lose, "leave": router.leave}
     for change in scene.changes:
-        world.at(change.at, lambda change=change: getattr(router, change.what)(change.worker))  # type: ignore[misc]
+        world.at(change.at, partial(happen[change.what], change.worker))
     world.at(UPKEEP, router.upkeep)
     world.play()
     return router.outcomes

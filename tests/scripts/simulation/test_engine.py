@@ -295,9 +295,12 @@ def test_what_was_used_least_recently_goes_first_and_a_prefix_outlives_its_end()
 
 def test_the_latest_admitted_is_preempted_when_answers_fill_the_memory_and_found_in_the_cache_again():
     costs = dataclasses.replace(EXACT, kv_tokens=100)
-    desk = serve([(0.0, job(40, output=30)), (0.0, job(40, output=30))], costs)
-    first, second = desk.sent
-    assert desk.engine.preemptions == 1
+    desk = Desk(costs)
+    first, second = desk.send(job(40, output=30)), desk.send(job(40, output=30))
+    while not desk.engine.preemptions:
+        desk.advance()
+    assert (desk.engine.queued, desk.engine.prefilling, desk.engine.decoding) == (2, 1, 1)
+    desk.play()
     assert first.told == second.told == 30  # and of the first of them once, which Sent sees to
     assert second.end > first.end
     # 49 tokens of the second were in the cache: 6 blocks, of which the first one's last 20 tokens took the last 3
@@ -333,8 +336,16 @@ def scenes(draw: st.DrawFn) -> tuple[Costs, float, list[tuple[float, Job]]]:
     return costs, draw(st.sampled_from([0.5, 1.0, 2.0])), arrivals
 
 
+@st.composite
+def crowds(draw: st.DrawFn) -> tuple[Costs, float, list[tuple[float, Job]]]:
+    """Many short prompts at once, whose answers fill the memory."""
+    costs = dataclasses.replace(EXACT, kv_tokens=draw(st.integers(64, 160)), chunk=500, max_running=16)
+    sizes = draw(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 50)), min_size=6, max_size=12))
+    return costs, 1.0, [(0.0, job(prompt, output)) for prompt, output in sizes]
+
+
 @settings(max_examples=200, deadline=None)
-@given(scenes())
+@given(st.one_of(scenes(), crowds()))
 def test_jumping_over_stretches_gives_what_stepping_one_by_one_gives(
     scene: tuple[Costs, float, list[tuple[float, Job]]],
 ):

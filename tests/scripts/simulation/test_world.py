@@ -328,6 +328,11 @@ def test_a_worker_that_leaves_ends_what_it_has_and_is_gone_then():
     assert list(play.world.fleet.workers) == ["w1"]
 
 
+def test_a_worker_that_has_left_cannot_be_lost():
+    play = Play(job(1.0), changes=(Change(0.5, 0, "leave"), Change(0.6, 0, "lose")))
+    assert play.told("forget w0") == [0.5]
+
+
 def test_an_idle_worker_that_leaves_is_gone_at_once():
     play = Play(job(1.0), changes=(Change(0.5, 0, "leave"),))
     assert play.told("forget w0") == [0.5]
