@@ -39,13 +39,14 @@ class Flight:
     job: Job
     listener: Listener
     prompt: int  # tokens to have in the cache before decoding: the prompt and, after a preemption, what was answered
-    cached: int = 0  # of these, found in the cache
+    cached: int = 0  # of these, found in the cache when it was first admitted
     done: int = 0  # of these, in the cache now
     answered: int = 0  # tokens
     queued: int = 0  # its share of Engine.queued
     refers: list[int] = field(default_factory=list)  # its cached blocks, from the first on
     private: int = 0  # its own tokens of memory
     last_step: int = 0  # the engine's step that ends its answer
+    preempted: bool = False  # at least once: what it finds in the cache since may be its own
 
 
 class Engine:
@@ -164,7 +165,7 @@ class Engine:
         kv.take(rest)
         flight.refers, flight.private = hit, rest
         flight.done = depth * kv.block
-        if not flight.answered:
+        if not flight.preempted:
             flight.cached = flight.done
         self._queue(flight, rest)
         self._admitted[flight] = None
@@ -262,6 +263,7 @@ class Engine:
     def _preempt(self, flight: Flight) -> None:
         """Back to the head of the line: its prompt and what it has answered are computed again, or found cached."""
         self.preemptions += 1
+        flight.preempted = True
         if flight in self._decoding:
             self._ends = [entry for entry in self._ends if entry[2] is not flight]
             heapq.heapify(self._ends)

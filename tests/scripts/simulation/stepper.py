@@ -18,7 +18,8 @@ class Ride:
     job: Job
     first: float = 0.0
     end: float = 0.0
-    cached: int = 0
+    cached: int = 0  # when it was first admitted
+    preempted: bool = False
     answered: int = 0  # tokens
     goal: int = 0  # tokens to be in the cache before the next token of the answer
     done: int = 0  # of those
@@ -132,6 +133,7 @@ class Stepper:
     def preempt(self) -> None:
         self.preemptions += 1
         ride = self.running[-1]
+        ride.preempted = True
         self.stop(ride, ride.context - 1 if ride.decodes else ride.done)
         ride.done = ride.goal = 0
         self.waiting.insert(0, ride)
@@ -166,7 +168,7 @@ class Stepper:
             self.running.remove(ride)
             ride.goal = ride.done = ride.shared = ride.owned = 0
             return False
-        if not ride.answered:
+        if not ride.preempted:
             ride.cached = ride.done
         self.evict()
         return True

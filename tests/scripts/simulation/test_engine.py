@@ -307,6 +307,19 @@ def test_the_latest_admitted_is_preempted_when_answers_fill_the_memory_and_found
     assert second.end == first.end + EXACT.base + EXACT.prefill(26, 24) + EXACT.stretch(19, 1, 51)
 
 
+def test_what_a_request_had_computed_itself_before_it_was_preempted_is_no_hit():
+    costs = dataclasses.replace(EXACT, kv_tokens=145, chunk=16)
+    desk = Desk(costs)
+    desk.send(job(8, output=30))
+    late = desk.send(job(130))
+    while not desk.engine.preemptions:
+        desk.advance()
+    assert desk.engine.cached(late.job) > 0
+    desk.play()
+    assert late.end > 0
+    assert late.flight.cached == 0
+
+
 # -- against the stepper
 
 
