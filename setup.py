@@ -36,6 +36,8 @@ class Compile(build_ext):
         super().finalize_options()
 
     def run(self) -> None:
+        if self.editable_mode:  # what is told late: a source distribution may have been listed before
+            return
         with self.uncompiled():
             super().run()
 
