@@ -258,7 +258,7 @@ class Exchange:
             if retry is not None:
                 self._connection.abort()
                 self._connection = None
-                self._lease.release(self._plane.clock())
+                self._give_back(self._plane.clock())
                 self._again(fault, retry)
                 return False
         self._head = head
@@ -277,6 +277,8 @@ class Exchange:
             self._connection = None
         if self._ttfb is None and data:
             self._first_byte()
+        if self._head.events:
+            self._lease.decoded(data.count(b"\n\n"))  # an event is a token, near enough
         try:
             data = self._relay.feed(data) + self._relay.finish() if last else self._relay.feed(data)
         except ValueError as error:
@@ -306,7 +308,7 @@ class Exchange:
         if self._ttfb is not None:  # bytes came, none that could be passed on
             self._ttfb = None
             self._plane.waiting[self] = self._started + self._plane.config.request_timeout
-        self._lease.release(self._plane.clock())
+        self._give_back(self._plane.clock())
         retry = self._retry(fault)
         if retry is not None:
             self._again(fault, retry)
@@ -314,8 +316,10 @@ class Exchange:
             self._refuse((RULES[fault].error or WorkersFailed)(f"the request failed: {reason}"))
 
     def _first_byte(self) -> None:
-        self._ttfb = self._plane.clock() - self._started
+        now = self._plane.clock()
+        self._ttfb = now - self._started
         self._lease.first_byte()
+        self._plane.policy.answered(self._request, self._worker, now)
         self._plane.waiting.pop(self, None)
 
     def _let_go(self) -> None:
@@ -420,6 +424,13 @@ class Exchange:
         self._end(error.status)
         self._client.refuse(error)
 
+    def _give_back(self, now: float, latency: bool = False) -> None:
+        """The request is over on its worker, if it was on one; more calls do nothing."""
+        if self._lease is not None:
+            self._lease.release(now, latency=latency)
+        if self._worker is not None:
+            self._plane.policy.done(self._request, self._worker)
+
     def _end(self, code: int, latency: bool = False) -> None:
         """Give everything back, once."""
         if not self._open:
@@ -434,8 +445,7 @@ class Exchange:
             self._task.cancel()
         if self._timer is not None:
             self._timer.cancel()
-        if self._lease is not None:
-            self._lease.release(now, latency=latency)
+        self._give_back(now, latency)
         plane.waiting.pop(self, None)
         plane.retrying -= self._budgeted
         plane.metrics.inflight -= 1

@@ -62,6 +62,7 @@ class Worker:
         "heard",
         "id",
         "inflight",
+        "kv_tokens",
         "last_error",
         "latencies",
         "lifecycle",
@@ -100,6 +101,7 @@ class Worker:
         self.role = 1  # LMDeploy's EngineRole.Hybrid
         self.native_generate = native_generate  # None: not known yet (asked at the first successful probe)
         self.ready_path = ready_path
+        self.kv_tokens: int | None = None  # what its KV cache holds; None: it has not told
         self.handle = handle  # None: started elsewhere
         self.lifecycle = lifecycle
         self.draining = False

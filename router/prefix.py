@@ -42,6 +42,11 @@
 # A request asks what is held of its prompt, then notes who got it. The way down is walked once, for the place to which
 # it led is kept until the tree changes: it is half of what the index costs.
 #
+# A key can stay: between enter() and leave() nothing on its path is dropped, and leave() makes it the newest. So a tenant
+# with a `limit` is an engine's KV cache in miniature: what requests in flight refer to stays, the rest goes in the order
+# in which requests were done. Each tenant counts the keys that stay by node, `stays`. An end that would be dropped and
+# stays is forgotten as an end: leave() makes the path's end one again.
+#
 # A leaf held by one tenant alone grows in place when that tenant's next key goes on where the leaf ends, so that a
 # conversation of 100 turns is one node, not a chain of 100. Nodes are never merged back: after 100,000 inserts of
 # branching conversations into a full tree a fifth of the nodes could have been, and no path was deeper than 12.
@@ -63,7 +68,7 @@ PURGE_PER_INSERT: Final = 4  # more than an insert adds, but for a split of a no
 class _Tenant:
     """One life of one worker's cache."""
 
-    __slots__ = ("alive", "ends", "holder", "queued", "size")
+    __slots__ = ("alive", "ends", "holder", "queued", "size", "stays")
 
     def __init__(self, holder: str):
         self.holder = holder
@@ -71,6 +76,7 @@ class _Tenant:
         self.queued = False  # whether it has a record in the heap
         self.size = 0  # bytes
         self.ends: OrderedDict[_Node, int] = OrderedDict()  # where a key ended: its stamp, oldest first
+        self.stays: dict[_Node, int] = {}  # nodes that may not go, by how many keys
 
 
 class _Node:
@@ -81,6 +87,17 @@ class _Node:
         self.edge = edge
         self.holders = holders
         self.children: dict[int, _Node] = {}
+
+
+class Stay:
+    """A key that a holder is not to lose for the time being. For PrefixIndex.leave()."""
+
+    __slots__ = ("end", "held", "tenant")
+
+    def __init__(self, held: int, end: _Node, tenant: _Tenant):
+        self.held = held  # bytes of the key that were held before
+        self.end = end
+        self.tenant = tenant
 
 
 class PrefixIndex:
@@ -174,21 +191,82 @@ class PrefixIndex:
         key = key[: self.max_key]
         if not key:
             return 0
+        tenant, _, held = self._insert(key, holder)
+        if self._is_over():
+            self._fit(tenant)
+        return held
+
+    def enter(self, key: bytes, holder: str, limit: int) -> Stay:
+        """As insert(), for a key that stays until leave(); `holder` itself has room for `limit` bytes.
+
+        Where all room is taken by keys that stay, the end of this one is left out and does not.
+        """
+        key = key[: self.max_key]
+        if not key:
+            return Stay(0, self._root, _Tenant(holder))
+        tenant, end, held = self._insert(key, holder)
+        if self._is_over():
+            self._fit(tenant)
+        stay = Stay(held, end, tenant)
+        while tenant not in stay.end.holders and stay.end.parent is not None:
+            stay.end = stay.end.parent
+        self._count(stay, 1)
+        self._trim(tenant, limit)
+        return stay
+
+    def leave(self, stay: Stay) -> None:
+        """The key may go from now on, after all others of its holder. To be called once."""
+        tenant, end = stay.tenant, stay.end
+        self._count(stay, -1)
+        if end.parent is None:
+            return
+        self._stamp += 1
+        node = end
+        while node.parent is not None:
+            node.holders[tenant] = self._stamp
+            node = node.parent
+        self._end_at(end, tenant)
+        if not tenant.alive and tenant not in self._dead:
+            self._dead.append(tenant)
+
+    def _count(self, stay: Stay, more: int) -> None:
+        """So many more keys stay where this one does."""
+        stays, node = stay.tenant.stays, stay.end
+        while node.parent is not None:
+            count = stays.get(node, 0) + more
+            if count:
+                stays[node] = count
+            else:
+                del stays[node]
+            node = node.parent
+
+    def _trim(self, tenant: _Tenant, limit: int) -> None:
+        """Drop a tenant's oldest entries until it is within its limit, or all that is left stays."""
+        for _ in range(SLICE):
+            if tenant.size <= limit or not _oldest(tenant):
+                return
+            self._drop(tenant)
+            self.evictions += 1
+
+    def _insert(self, key: bytes, holder: str) -> tuple[_Tenant, _Node, int]:
+        """Where the key, which is not empty, ends now, and how much of it was held before."""
         tenant = self._tenants.get(holder)
         if tenant is None:
             tenant = self._tenants[holder] = _Tenant(holder)
         self._stamp += 1
         node, held = self._hold(key, tenant, self._stamp)
-        tenant.ends[node] = self._stamp
-        tenant.ends.move_to_end(node)
-        if not tenant.queued:
-            tenant.queued = True
-            heapq.heappush(self._heap, (self._stamp, tenant))
+        self._end_at(node, tenant)
         if self._dead:
             self._purge(PURGE_PER_INSERT)
-        if self._is_over():
-            self._fit(tenant)
-        return held
+        return tenant, node, held
+
+    def _end_at(self, node: _Node, tenant: _Tenant) -> None:
+        """A key of the tenant's ends there, the newest."""
+        tenant.ends[node] = self._stamp
+        tenant.ends.move_to_end(node)
+        if tenant.alive and not tenant.queued:
+            tenant.queued = True
+            heapq.heappush(self._heap, (self._stamp, tenant))
 
     def _hold(self, key: bytes, tenant: _Tenant, stamp: int) -> tuple[_Node, int]:
         """Stamp every node on the key's path for `tenant`, and make what is missing; returns the end, and what it held.
@@ -234,6 +312,9 @@ class PrefixIndex:
         upper.children[edge[at]] = node
         node.parent, node.edge = upper, edge[at:]
         self._entries += len(node.holders)
+        for tenant in node.holders:
+            if node in tenant.stays:
+                tenant.stays[upper] = tenant.stays[node]
         return upper
 
     # -- dropping
@@ -272,24 +353,29 @@ class PrefixIndex:
     def _fit(self, tenant: _Tenant) -> None:
         """Come back within the bounds after an insert for `tenant`."""
         for _ in range(SLICE):
-            self._make_room()
+            if not self._make_room():
+                break
             if not self._is_over():
                 return
-        while self._is_over():  # what the insert added is what is too much, so it is all that goes
-            self._drop(tenant, newest=True)
+        while self._is_over() and next(reversed(tenant.ends)) not in tenant.stays:
+            self._drop(tenant, newest=True)  # what the insert added is what is too much, so it is all that goes
 
-    def _make_room(self) -> None:
-        """Drop the oldest entry: a dead tenant's if there is one, else the oldest of all."""
+    def _make_room(self) -> bool:
+        """Drop the oldest entry: a dead tenant's if there is one, else the oldest of all. False when all of them stay."""
         if self._dead:
             self._purge(1)
-        else:
-            self._drop(self._stalest())
-            self.evictions += 1
+            return True
+        tenant = self._stalest()
+        if tenant is None:
+            return False
+        self._drop(tenant)
+        self.evictions += 1
+        return True
 
-    def _stalest(self) -> _Tenant:
+    def _stalest(self) -> _Tenant | None:
         """The tenant with the oldest end. Called when no dead one holds anything."""
         heap = self._heap
-        while True:
+        while heap:
             stamp, tenant = heap[0]
             oldest = _oldest(tenant)
             if not oldest:
@@ -299,6 +385,7 @@ class PrefixIndex:
                 heapq.heapreplace(heap, (oldest, tenant))
             else:
                 return tenant
+        return None
 
     def _drop(self, tenant: _Tenant, newest: bool = False) -> int:
         """Take away the tenant's first end, its oldest entry (or its last, the newest); returns the bytes freed."""
@@ -310,7 +397,7 @@ class PrefixIndex:
         self._bytes -= freed
         self._entries -= 1
         parent = node.parent
-        if parent is not None and parent.holders.get(tenant) == stamp:
+        if parent is not None and parent.holders.get(tenant) == stamp and parent not in tenant.stays:
             tenant.ends[parent] = stamp
             tenant.ends.move_to_end(parent, last=newest)
         while not node.holders and not node.children and node.parent is not None:
@@ -320,13 +407,13 @@ class PrefixIndex:
 
 
 def _oldest(tenant: _Tenant) -> int:
-    """The stamp of the tenant's oldest end, which is then its first; 0 if it holds nothing."""
+    """The stamp of the tenant's oldest end, which is then its first; 0 if it holds nothing that may go."""
     ends = tenant.ends
     while ends:
         node, stamp = next(iter(ends.items()))
-        if node.holders[tenant] == stamp:
+        if node.holders[tenant] == stamp and node not in tenant.stays:
             return stamp
-        del ends[node]  # passed by a longer key since
+        del ends[node]  # passed by a longer key since, or it stays
     return 0
 
 

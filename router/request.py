@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from router.errors import BadRequest
+from router.prefix import Stay
 
 Raw = msgspec.Raw
 _NONE = Raw(b"")
@@ -61,10 +62,10 @@ class RouteRequest:
     """What a policy may look at.
 
     `key` is the prompt's JSON as it was sent, less its closing quotes and brackets. `matched` is the policy's: how many
-    bytes of it the picked worker holds.
+    bytes of it the picked worker holds. `stay` is the policy's as well: what it keeps until the request is over there.
     """
 
-    __slots__ = ("key", "matched", "model", "path", "session", "stream")
+    __slots__ = ("key", "matched", "model", "path", "session", "stay", "stream")
 
     def __init__(
         self, path: str, key: bytes = b"", model: str | None = None, stream: bool = False, session: str | None = None
@@ -75,6 +76,7 @@ class RouteRequest:
         self.stream = stream
         self.session = session
         self.matched = 0
+        self.stay: Stay | None = None
 
     @property
     def prompt_tokens(self) -> int:

@@ -11,6 +11,7 @@ from router.fleet import Worker
 from router.policies.cache_aware import CacheAware
 from router.policies.consistent_hash import ConsistentHash
 from router.policies.least_requests import LeastRequests
+from router.policies.least_work import LeastWork
 from router.policies.min_expected_latency import MinExpectedLatency
 from router.policies.min_observed_latency import MinObservedLatency
 from router.policies.power_of_two import PowerOfTwo
@@ -33,6 +34,12 @@ class Policy(Protocol):
         `now` is a monotonic time in seconds. A policy that predicts cache hits sets `request.matched`.
         """
 
+    def answered(self, request: RouteRequest, worker: Worker, now: float) -> None:
+        """The first byte of an answer came: the worker has computed the prompt."""
+
+    def done(self, request: RouteRequest, worker: Worker) -> None:
+        """The request is over on that worker, however it ended. Called at least once for each pick."""
+
     def forget(self, worker: Worker) -> None:
         """The worker's cache is gone: it restarted, was flushed, or left."""
 
@@ -51,6 +58,7 @@ def _cache_aware(config: RouterConfig) -> Policy:
 
 POLICIES: dict[str, Callable[[RouterConfig], Policy]] = {
     "cache_aware": _cache_aware,
+    "least_work": lambda config: LeastWork(config.max_tree_size),
     "min_expected_latency": lambda config: MinExpectedLatency(),
     "min_observed_latency": lambda config: MinObservedLatency(),
     "random": lambda config: WeightedRandom(),

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from router.fleet import Worker
 from router.prefix import PrefixIndex
+from router.request import RouteRequest
 
 Cost = TypeVar("Cost", float, tuple[int, int])
 
@@ -17,6 +18,10 @@ class Stateless:
     """The rest of the Policy protocol, for a policy that remembers nothing of a worker."""
 
     index: PrefixIndex | None = None
+
+    def answered(self, request: RouteRequest, worker: Worker, now: float) -> None: ...
+
+    def done(self, request: RouteRequest, worker: Worker) -> None: ...
 
     def forget(self, worker: Worker) -> None: ...
 

@@ -51,6 +51,10 @@ class CacheAware:
         request.matched = self.index.insert(key, worker.id)
         return worker
 
+    def answered(self, request: RouteRequest, worker: Worker, now: float) -> None: ...
+
+    def done(self, request: RouteRequest, worker: Worker) -> None: ...
+
     def forget(self, worker: Worker) -> None:
         self.index.forget(worker.id)
 

@@ -105,6 +105,8 @@ class Flying:
 
     def first(self, now: float) -> None:
         self.lease.first_byte()
+        self.router.policy.answered(self.request, self.lease.worker, now)
+        self.request.key = b""
         self.outcome.first = now
         if self.flight is not None:
             self.outcome.cached = self.flight.cached
@@ -157,7 +159,6 @@ class Router:
         lease = world.fleet.lease(worker, request.uncached_tokens, world.now, request.prompt_tokens)
         outcome.sent, outcome.worker = world.now, worker.id
         outcome.matched = int(request.matched / world.workload.bytes_per_token)
-        request.key = b""
         flying = Flying(self, request, lease, outcome)
         self.flying[worker.id][flying] = None
         self.tell("dispatched", job, request, worker, world.now)
@@ -183,6 +184,7 @@ class Router:
     def gone(self, flying: Flying, now: float, good: bool = False) -> None:
         worker = flying.lease.worker
         flying.lease.release(now, latency=good)
+        self.policy.done(flying.request, worker)
         self.flying[worker.id].pop(flying)
         self.tell("finished", flying.outcome.job, worker, now)
         self.drained(worker)
@@ -207,6 +209,7 @@ class Router:
         worker = world.fleet.workers.get(id)
         if worker is None:
             worker = Worker(id, f"http://{id}")
+            worker.kv_tokens = scene.costs.kv_tokens  # as its engine tells
             world.fleet.add(worker)
             self.flying[id] = {}
         world.fleet.set_lifecycle(worker, State.READY)

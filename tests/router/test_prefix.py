@@ -15,6 +15,7 @@ from router.prefix import (
     MIN_ENTRIES,
     SLICE,
     PrefixIndex,
+    Stay,
     _common,
     _Node,
     _oldest,
@@ -31,9 +32,12 @@ keys = st.builds(
     st.lists(st.sampled_from(b"ab"), max_size=8).map(bytes),
 )
 inserts = st.tuples(st.just("insert"), keys, st.sampled_from(HOLDERS))
+enters = st.tuples(st.just("enter"), keys, st.sampled_from(HOLDERS))
+leaves = st.tuples(st.just("leave"), st.just(b""), st.sampled_from(HOLDERS))
 forgets = st.tuples(st.just("forget"), st.just(b""), st.sampled_from(HOLDERS))
 purges = st.tuples(st.just("purge"), st.just(b""), st.just(""))
 histories = st.lists(inserts | inserts | inserts | forgets | purges, max_size=40)
+flights = st.lists(inserts | enters | enters | leaves | forgets | purges, max_size=40)
 
 
 def common(one: bytes, two: bytes) -> int:
@@ -96,12 +100,14 @@ def check(index: PrefixIndex) -> None:
     assert index._bytes == sum(len(node.edge) for _, node in entries)
     assert index._bytes <= index.max_size
     assert index._entries == len(entries) <= index.max_entries
-    assert {tenant for tenant, _ in entries if not tenant.alive} <= set(index._dead)
+    assert {tenant for tenant, _ in entries if not tenant.alive and not tenant.stays} <= set(index._dead)
     queued = {tenant: stamp for stamp, tenant in index._heap}
     assert len(queued) == len(index._heap)
-    assert {tenant for tenant, _ in alive} <= queued.keys()
+    loose = [(tenant, node) for tenant, node in alive if node not in tenant.stays]
+    assert {tenant for tenant, _ in loose} <= queued.keys()
+    for tenant, _ in loose:
+        assert queued[tenant] <= _oldest(tenant) == min(n.holders[tenant] for t, n in loose if t is tenant)
     for tenant, _ in alive:
-        assert queued[tenant] <= _oldest(tenant) == min(n.holders[tenant] for t, n in alive if t is tenant)
         assert all(node.holders[tenant] >= stamp for node, stamp in tenant.ends.items())
         assert list(tenant.ends.values()) == sorted(tenant.ends.values())
 
@@ -129,6 +135,51 @@ def test_the_rules_hold_after_every_call(history: list[tuple[str, bytes, str]], 
     index = PrefixIndex(max_size)
     for _ in play(index, history):
         check(index)
+
+
+@given(flights, st.integers(100, 2000), st.integers(100, 2000))
+def test_what_stays_is_held_until_it_leaves_and_the_rest_keeps_to_the_limits(
+    history: list[tuple[str, bytes, str]], max_size: int, limit: int
+) -> None:
+    index = PrefixIndex(max_size)
+    stays: dict[str, list[tuple[Stay, int, bytes]]] = {holder: [] for holder in HOLDERS}
+    for action, key, holder in history:
+        if action == "enter":
+            stay = index.enter(key, holder, limit)
+            stays[holder].append((stay, index.matches(key).get(holder, 0), key))
+        elif action == "leave" and stays[holder]:
+            index.leave(stays[holder].pop(0)[0])
+        elif action == "forget":
+            index.forget(holder)
+            stays[holder] = [(stay, 0, key) for stay, _, key in stays[holder]]
+        elif action != "leave":
+            list(play(index, [(action, key, holder)]))
+        check(index)
+        for name, kept in stays.items():
+            assert all(index.matches(key).get(name, 0) >= held for _, held, key in kept)
+            tenant = index._tenants.get(name)
+            if action == "enter" and key and name == holder and tenant is not None and tenant.size > limit:
+                assert not _oldest(tenant)
+    for kept in stays.values():
+        for stay, _, _ in kept:
+            index.leave(stay)
+    check(index)
+    assert not any(tenant.stays for tenant in index._tenants.values())
+    index.clear()
+    while index._dead:
+        index.upkeep()
+    assert (index._bytes, index._entries, nodes(index)) == (0, 0, [])
+
+
+def test_a_key_that_left_last_is_the_last_to_go() -> None:
+    index = PrefixIndex(ROOMY)
+    one = index.enter(b"a" * 10, "w0", 20)
+    two = index.enter(b"b" * 10, "w0", 20)
+    index.leave(two)
+    index.leave(one)
+    index.enter(b"c" * 10, "w0", 20)
+    assert index.match(b"b" * 10)[0] == 0
+    assert index.match(b"a" * 10)[0] == 10
 
 
 @given(histories, st.integers(1, 900), keys.filter(bool))
