@@ -42,10 +42,10 @@
 # A request asks what is held of its prompt, then notes who got it. The way down is walked once, for the place to which
 # it led is kept until the tree changes: it is half of what the index costs.
 #
-# A key can stay: between enter() and leave() nothing on its path is dropped, and leave() makes it the newest. So a tenant
-# with a `limit` is an engine's KV cache in miniature: what requests in flight refer to stays, the rest goes in the order
-# in which requests were done. Each tenant counts the keys that stay by node, `stays`. An end that would be dropped and
-# stays is forgotten as an end: leave() makes the path's end one again.
+# A key can stay: between enter() and leave() nothing on its path is dropped, and leave() makes it the newest. So a
+# tenant with a `limit` is an engine's KV cache in miniature: what requests in flight refer to stays, the rest goes in
+# the order in which requests were done. Each tenant counts the keys that stay by node, `stays`. An end that would be
+# dropped and stays is forgotten as an end: leave() makes the path's end one again.
 #
 # A leaf held by one tenant alone grows in place when that tenant's next key goes on where the leaf ends, so that a
 # conversation of 100 turns is one node, not a chain of 100. Nodes are never merged back: after 100,000 inserts of
@@ -361,7 +361,7 @@ class PrefixIndex:
             self._drop(tenant, newest=True)  # what the insert added is what is too much, so it is all that goes
 
     def _make_room(self) -> bool:
-        """Drop the oldest entry: a dead tenant's if there is one, else the oldest of all. False when all of them stay."""
+        """Drop the oldest entry: a dead tenant's if there is one, else the oldest. False when all of them stay."""
         if self._dead:
             self._purge(1)
             return True

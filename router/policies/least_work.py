@@ -9,15 +9,19 @@ from router.policies.base import lowest
 from router.prefix import PrefixIndex
 from router.request import BYTES_PER_TOKEN, RouteRequest
 
-# The weights of the terms below. They come from simulated engines, where halving or doubling any of them changes little.
+# The weights of the terms below, found on simulated engines.
 OWN = 1.0  # of a prefill on the same worker
 FLEET = 1.0  # of a prefill on the average worker
 STALL = 0.02  # of a request being decoded there
 CONTEXT = 0.03  # of a token of their context
 
+# Engines cache whole blocks, of 16 tokens where they are smallest. What is less is no hit: all chats begin with the
+# same few bytes of JSON.
+BLOCK = 16 * BYTES_PER_TOKEN
+
 # How a worker's pace is learnt, in tokens of prefill. A step has a price of its own, whatever it computes: 7 to 25 ms,
 # at 30 us a token. What is remembered fades over some REMEMBERED answers, and weighs as much as PRIOR tokens at the
-# fleet's pace when nothing is known.
+# others' pace when nothing is known.
 STEP = 1024
 REMEMBERED = 50
 PRIOR = 4096
@@ -26,7 +30,7 @@ CLEAR = 1.4
 
 
 class Pace:
-    """How fast one worker computes prompts: from the requests that found none waiting there, whose time is all theirs."""
+    """How fast one worker computes prompts. Told by the requests that found none waiting: their time is all theirs."""
 
     __slots__ = ("alone", "seconds", "since", "tokens")
 
@@ -43,6 +47,16 @@ class Pace:
         fade = 1 - 1 / REMEMBERED
         self.seconds = self.seconds * fade + (now - self.since)
         self.tokens = self.tokens * fade + request.uncached_tokens + STEP
+
+    def slowness(self, seconds: float, tokens: float) -> float:
+        """Its seconds per token over those of the other workers, all's being given; 1 where that is not clear."""
+        seconds -= self.seconds
+        tokens -= self.tokens
+        if seconds <= 0 or tokens <= 0:
+            return 1.0
+        usual = seconds / tokens
+        factor = (self.seconds + usual * PRIOR) / (usual * (self.tokens + PRIOR))
+        return 1.0 if 1 / CLEAR < factor < CLEAR else factor
 
 
 class LeastWork:
@@ -61,7 +75,7 @@ class LeastWork:
       request had better go where it is computed at once.
     - b: requests that it decodes. Each stalls while a prompt's chunk is computed beside it.
     - K: tokens of their context, prompts and answers. Each is read at every step, so this request's steps are longer.
-    - slowness: the worker's seconds per token of prefill over the fleet's, learnt from the times of first bytes.
+    - slowness: the worker's seconds per token of prefill over the others', learnt from the times of first bytes.
 
     What a worker holds is told by an index that is its KV cache in miniature (router/prefix.py): it holds what the
     requests in flight refer to and, as far as its capacity goes, what earlier ones left, in the order of their ends.
@@ -117,16 +131,15 @@ class LeastWork:
             prefills += worker.prefills
             seconds += pace.seconds
             tokens += pace.tokens
-        usual = seconds / tokens if seconds > 0 else 1.0  # seconds per token
         weight = 1 + FLEET * prefills / len(candidates)
         size = len(request.key)
         costs = []
         for worker, pace in zip(candidates, paces, strict=True):
-            uncached = (size - held.get(worker.id, 0)) / BYTES_PER_TOKEN
+            hit = held.get(worker.id, 0)
+            uncached = (size - hit + hit % BLOCK) / BYTES_PER_TOKEN
             waiting = worker.prefills
             work = uncached * (weight + OWN * waiting + STALL * (worker.inflight - waiting))
-            slowness = (pace.seconds + usual * PRIOR) / (usual * (pace.tokens + PRIOR))
-            if 1 / CLEAR < slowness < CLEAR:
-                slowness = 1.0
-            costs.append(slowness * (worker.prefill_outstanding + work + CONTEXT * worker.context))
+            costs.append(
+                pace.slowness(seconds, tokens) * (worker.prefill_outstanding + work + CONTEXT * worker.context)
+            )
         return costs

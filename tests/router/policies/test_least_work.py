@@ -1,0 +1,214 @@
+"""Where least_work puts requests, term by term."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from router.fleet import Lease, State, Worker
+from router.policies.least_work import LeastWork
+from router.request import BYTES_PER_TOKEN, RouteRequest
+from tests.router.policies.worlds import Router, request, workers
+
+LONG = b"the same long beginning of many prompts " * 100  # 1,000 tokens
+
+
+def prompt(tokens: int, name: str) -> RouteRequest:
+    return request((name.encode() + b"." * tokens * BYTES_PER_TOKEN)[: tokens * BYTES_PER_TOKEN])
+
+
+class Fleet(Router):
+    """Requests that are answered when the test says so, at the time that it says."""
+
+    def __init__(self, *members: Worker):
+        self.work = LeastWork(1 << 20)
+        super().__init__(self.work, *members)
+        self.now = 0.0
+
+    def begin(self, asked: RouteRequest) -> Lease:
+        worker = self.work.pick(asked, self.fleet.candidates(None), self.now, self.rng)
+        return self.fleet.lease(worker, asked.uncached_tokens, self.now, asked.prompt_tokens)
+
+    def answer(self, asked: RouteRequest, lease: Lease, seconds: float) -> None:
+        self.now += seconds
+        lease.first_byte()
+        self.work.answered(asked, lease.worker, self.now)
+
+    def finish(self, asked: RouteRequest, lease: Lease) -> None:
+        lease.release(self.now)
+        self.work.done(asked, lease.worker)
+
+    def whole(self, asked: RouteRequest) -> str:
+        lease = self.begin(asked)
+        self.answer(asked, lease, 0.0)
+        self.finish(asked, lease)
+        return lease.worker.id
+
+
+def test_where_nobody_has_anything_to_do_anyone_may_get_it() -> None:
+    fleet = Fleet(*workers(0, 0, 0))
+    assert {fleet.whole(prompt(100, str(number))) for number in range(50)} == {"w0", "w1", "w2"}
+
+
+def test_a_prompt_goes_where_its_beginning_is_held() -> None:
+    fleet = Fleet(*workers(0, 0, 0))
+    first = fleet.whole(request(LONG))
+    for number in range(20):
+        asked = request(LONG + b"%d" % number)
+        assert fleet.whole(asked) == first
+        assert asked.matched >= len(LONG)
+
+
+def test_a_hit_is_not_worth_a_longer_wait() -> None:
+    fleet = Fleet(*workers(0, 0))
+    holder = fleet.fleet.workers[fleet.whole(request(LONG))]
+    saved = len(LONG) // BYTES_PER_TOKEN
+    holder.prefill_outstanding = saved - 50
+    assert fleet.whole(request(LONG + b"1")) == holder.id
+    fleet.work.forget(next(worker for worker in fleet.fleet.workers.values() if worker is not holder))
+    holder.prefill_outstanding = saved + 50
+    assert fleet.whole(request(LONG + b"2")) != holder.id
+
+
+def test_prompts_are_weighed_not_counted() -> None:
+    fleet = Fleet(*workers(0, 0))
+    long = fleet.begin(prompt(5000, "long")).worker
+    assert all(fleet.begin(prompt(100, str(number))).worker is not long for number in range(5))
+
+
+def test_work_is_put_where_fewer_wait_for_theirs() -> None:
+    one, two = workers(3, 3)
+    one.prefills, two.prefills = 3, 1
+    assert Fleet(one, two).whole(prompt(1000, "a")) == "w1"
+
+
+def test_a_hit_is_worth_more_when_everyone_is_busy() -> None:
+    """It saves as much work, and more requests would have waited for that."""
+    picked = []
+    for waiting in (0, 4):
+        fleet = Fleet(*workers(0, 0))
+        holder = fleet.fleet.workers[fleet.whole(request(LONG))]
+        for worker in fleet.fleet.workers.values():
+            worker.inflight = worker.prefills = waiting
+        holder.prefill_outstanding = 2 * len(LONG) // BYTES_PER_TOKEN
+        picked.append(fleet.whole(request(LONG + b"1")) == holder.id)
+    assert picked == [False, True]
+
+
+def test_a_prompt_goes_where_it_stalls_fewer_answers_and_a_short_one_where_steps_are_shorter() -> None:
+    many, few = workers(40, 10)
+    assert Fleet(many, few).whole(prompt(1000, "a")) == "w1"
+    deep, shallow = workers(10, 10)
+    deep.context, shallow.context = 200_000, 100_000
+    assert Fleet(deep, shallow).whole(prompt(10, "a")) == "w1"
+
+
+def test_a_workers_cache_ends_where_its_engine_says() -> None:
+    [worker] = workers(0)
+    worker.kv_tokens = 250
+    fleet = Fleet(worker)
+    names = ("one", "two", "three")
+    for name in names:
+        fleet.whole(prompt(100, name))
+    found = []
+    for name in reversed(names):
+        asked = prompt(100, name)
+        fleet.whole(asked)
+        found.append(asked.matched > 0)
+    assert found == [True, True, False]
+
+
+def test_what_requests_in_flight_refer_to_stays_and_the_last_to_end_is_the_last_to_go() -> None:
+    [worker] = workers(0)
+    worker.kv_tokens = 250
+    fleet = Fleet(worker)
+    early = prompt(100, "early")
+    lease = fleet.begin(early)
+    for number in range(5):
+        fleet.whole(prompt(100, str(number)))
+    fleet.finish(early, lease)
+    fleet.whole(prompt(100, "late"))
+    again = prompt(100, "early")
+    fleet.whole(again)
+    assert again.matched == 400
+
+
+def test_a_slow_worker_shows_within_tens_of_requests_and_gets_less() -> None:
+    fleet = Fleet(*workers(0, 0))
+    for number in range(40):
+        asked = prompt(1000, str(number))
+        lease = fleet.begin(asked)
+        fleet.answer(asked, lease, 0.06 if lease.worker.id == "w0" else 0.03)
+        fleet.finish(asked, lease)
+    served = Counter(fleet.begin(prompt(1000, f"more {number}")).worker.id for number in range(30))
+    assert served["w1"] > 1.5 * served["w0"] > 0
+
+
+def test_workers_that_differ_a_little_are_taken_for_equal() -> None:
+    fleet = Fleet(*workers(0, 0))
+    for number in range(40):
+        asked = prompt(1000, str(number))
+        lease = fleet.begin(asked)
+        fleet.answer(asked, lease, 0.033 if lease.worker.id == "w0" else 0.030)
+        fleet.finish(asked, lease)
+    served = Counter(fleet.begin(prompt(1000, f"more {number}")).worker.id for number in range(30))
+    assert served["w0"] == served["w1"]
+
+
+def test_only_a_request_that_found_nobody_waiting_tells_the_pace() -> None:
+    [worker] = workers(0)
+    fleet = Fleet(worker)
+    first, second = prompt(1000, "a"), prompt(1000, "b")
+    one, two = fleet.begin(first), fleet.begin(second)
+    fleet.answer(second, two, 9.0)
+    assert fleet.work._pace(worker).seconds == 0
+    fleet.answer(first, one, 1.0)
+    assert fleet.work._pace(worker).seconds == 10.0
+
+
+def test_a_worker_that_was_started_anew_holds_nothing_and_has_no_pace() -> None:
+    fleet = Fleet(*workers(0))
+    worker = fleet.fleet.workers["w0"]
+    lease = fleet.begin(asked := request(LONG))
+    fleet.answer(asked, lease, 1.0)
+    fleet.work.forget(worker)
+    fleet.finish(asked, lease)
+    again = request(LONG)
+    fleet.begin(again)
+    assert again.matched == 0
+    assert fleet.work._pace(worker).seconds == 0
+
+
+def test_a_newcomer_gets_its_share_and_no_herd() -> None:
+    fleet = Fleet(*workers(0, 0, 0, 0))
+    for number in range(40):
+        fleet.begin(prompt(1000, str(number)))
+    fleet.fleet.add(Worker("new", "http://10.0.0.9:31000", lifecycle=State.READY))
+    before = {worker.id: worker.inflight for worker in fleet.fleet.workers.values()}
+    for number in range(12):
+        fleet.begin(prompt(1000, f"more {number}"))
+    gained = {worker.id: worker.inflight - before[worker.id] for worker in fleet.fleet.workers.values()}
+    assert 8 <= gained["new"] <= 12  # the ten that make it even with the others
+    for number in range(50):
+        fleet.begin(prompt(1000, f"much more {number}"))
+    loads = [worker.inflight for worker in fleet.fleet.workers.values()]
+    assert max(loads) - min(loads) <= 2
+
+
+def test_nothing_is_left_of_requests_that_are_over() -> None:
+    fleet = Fleet(*workers(0, 0))
+    for number in range(20):
+        asked = prompt(100, str(number))
+        lease = fleet.begin(asked)
+        fleet.finish(asked, lease)
+        fleet.finish(asked, lease)  # a retry may give a request back twice
+    assert asked.stay is None
+    assert not any(tenant.stays for tenant in fleet.work.index._tenants.values())
+
+
+def test_a_request_without_a_prompt_is_placed_by_load() -> None:
+    light, heavy = workers(0, 5)
+    heavy.context = 5000
+    fleet = Fleet(heavy, light)
+    assert fleet.whole(request(b"")) == "w0"
+    assert fleet.work.pick(request(b""), (heavy, light), 0.0, random.Random(1)) is light
