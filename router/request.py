@@ -6,6 +6,8 @@ known ones are never checked for type here: that is the engine's business, and i
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from router.errors import BadRequest
@@ -55,7 +57,7 @@ INFERENCE_PATHS = tuple(_PROMPT_FIELDS)
 _CLOSERS = b'"]} \t\r\n'
 
 # Bytes of JSON per token, for load estimates only: English text runs at about four characters per token.
-BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN: Final = 4
 
 
 class RouteRequest:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import random
+from typing import Final
 
 from router.fleet import Worker
-from router.policies.base import lowest
 from router.prefix import PrefixIndex
 from router.request import BYTES_PER_TOKEN, RouteRequest
 
 # The weights of the terms below, found on simulated engines.
-OWN = 1.0  # of a prefill on the same worker
-FLEET = 1.0  # of a prefill on the average worker
-STALL = 0.02  # of a request being decoded there
-CONTEXT = 0.03  # of a token of their context
+OWN: Final = 1.0  # of a prefill on the same worker
+FLEET: Final = 1.0  # of a prefill on the average worker
+STALL: Final = 0.02  # of a request being decoded there
+CONTEXT: Final = 0.03  # of a token of their context
 
 # Engines cache whole blocks, of 16 tokens where they are smallest. What is less is no hit: all chats begin with the
 # same few bytes of JSON.
-BLOCK = 16 * BYTES_PER_TOKEN
+BLOCK: Final = 16 * BYTES_PER_TOKEN
 
 # How a worker's pace is learnt, in tokens of prefill. A step has a price of its own, whatever it computes: 7 to 25 ms,
 # at 30 us a token. What is remembered fades over some REMEMBERED answers, and weighs as much as PRIOR tokens at the
 # others' pace when nothing is known.
-STEP = 1024
-REMEMBERED = 50
-PRIOR = 4096
+STEP: Final = 1024
+REMEMBERED: Final = 50
+PRIOR: Final = 4096
 # What is learnt varies by itself, more so where engines are full: only a clear difference counts.
-CLEAR = 1.4
+CLEAR: Final = 1.4
 
 
 class Pace:
@@ -40,23 +41,55 @@ class Pace:
         self.alone: RouteRequest | None = None  # the request that is being timed
         self.since = 0.0  # when it was sent
 
-    def completed(self, request: RouteRequest, now: float) -> None:
-        if request is not self.alone:
-            return
-        self.alone = None
-        fade = 1 - 1 / REMEMBERED
-        self.seconds = self.seconds * fade + (now - self.since)
-        self.tokens = self.tokens * fade + request.uncached_tokens + STEP
 
-    def slowness(self, seconds: float, tokens: float) -> float:
-        """Its seconds per token over those of the other workers, all's being given; 1 where that is not clear."""
-        seconds -= self.seconds
-        tokens -= self.tokens
-        if seconds <= 0 or tokens <= 0:
-            return 1.0
-        usual = seconds / tokens
-        factor = (self.seconds + usual * PRIOR) / (usual * (self.tokens + PRIOR))
-        return 1.0 if 1 / CLEAR < factor < CLEAR else factor
+class Paces:
+    """All workers' paces, and which of them are clearly slower or faster than the others."""
+
+    def __init__(self) -> None:
+        self.slowness: dict[
+            str, float
+        ] = {}  # by worker id: its seconds per token over the others', where that is clear
+        self._paces: dict[str, Pace] = {}
+        self._seconds = 0.0  # of all
+        self._tokens = 0.0
+
+    def started(self, worker: Worker, request: RouteRequest, now: float) -> None:
+        """A request is sent to a worker that has no prompt to compute."""
+        pace = self._paces.get(worker.id)
+        if pace is None:
+            pace = self._paces[worker.id] = Pace()
+        pace.alone, pace.since = request, now
+
+    def answered(self, worker: Worker, request: RouteRequest, now: float) -> None:
+        pace = self._paces.get(worker.id)
+        if pace is None or pace.alone is not request:
+            return
+        pace.alone = None
+        seconds = now - pace.since - pace.seconds / REMEMBERED
+        tokens = request.uncached_tokens + STEP - pace.tokens / REMEMBERED
+        pace.seconds += seconds
+        pace.tokens += tokens
+        self._seconds += seconds
+        self._tokens += tokens
+        self._judge(worker.id, pace)
+
+    def forget(self, worker: Worker) -> None:
+        pace = self._paces.pop(worker.id, None)
+        if pace is not None:
+            self._seconds -= pace.seconds
+            self._tokens -= pace.tokens
+            self.slowness.pop(worker.id, None)
+
+    def _judge(self, id: str, pace: Pace) -> None:
+        others, tokens = self._seconds - pace.seconds, self._tokens - pace.tokens
+        factor = 1.0
+        if others > 0 and tokens > STEP:
+            usual = others / tokens
+            factor = (pace.seconds + usual * PRIOR) / (usual * (pace.tokens + PRIOR))
+        if 1 / CLEAR < factor < CLEAR:
+            self.slowness.pop(id, None)
+        else:
+            self.slowness[id] = factor
 
 
 class LeastWork:
@@ -87,22 +120,19 @@ class LeastWork:
 
     def __init__(self, max_tree_size: int):
         self.index = PrefixIndex(max_tree_size)
-        self._paces: dict[str, Pace] = {}
+        self._paces = Paces()
 
     def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
-        held = self.index.matches(request.key)
-        paces = [self._pace(worker) for worker in candidates]
-        worker = lowest(candidates, self._costs(request, candidates, paces, held), rng)
+        worker = self._least(request, candidates, rng)
         if not worker.prefills:
-            pace = self._pace(worker)
-            pace.alone, pace.since = request, now
+            self._paces.started(worker, request, now)
         limit = self.index.max_size if worker.kv_tokens is None else worker.kv_tokens * BYTES_PER_TOKEN
         request.stay = self.index.enter(request.key, worker.id, limit)
         request.matched = request.stay.held
         return worker
 
     def answered(self, request: RouteRequest, worker: Worker, now: float) -> None:
-        self._pace(worker).completed(request, now)
+        self._paces.answered(worker, request, now)
 
     def done(self, request: RouteRequest, worker: Worker) -> None:
         if request.stay is not None:
@@ -112,34 +142,31 @@ class LeastWork:
     def forget(self, worker: Worker) -> None:
         """A worker that was started anew may be another machine."""
         self.index.forget(worker.id)
-        self._paces.pop(worker.id, None)
+        self._paces.forget(worker)
 
     def upkeep(self, now: float) -> None:
         self.index.upkeep()
 
-    def _pace(self, worker: Worker) -> Pace:
-        pace = self._paces.get(worker.id)
-        if pace is None:
-            pace = self._paces[worker.id] = Pace()
-        return pace
-
-    def _costs(
-        self, request: RouteRequest, candidates: tuple[Worker, ...], paces: list[Pace], held: dict[str, int]
-    ) -> list[float]:
-        prefills, seconds, tokens = 0, 0.0, 0.0
-        for worker, pace in zip(candidates, paces, strict=True):
+    def _least(self, request: RouteRequest, candidates: tuple[Worker, ...], rng: random.Random) -> Worker:
+        """One loop over plain numbers: at 64 workers it is most of what a decision costs."""
+        size, held, slowness = len(request.key), self.index.matches(request.key), self._paces.slowness
+        prefills = 0
+        for worker in candidates:
             prefills += worker.prefills
-            seconds += pace.seconds
-            tokens += pace.tokens
         weight = 1 + FLEET * prefills / len(candidates)
-        size = len(request.key)
-        costs = []
-        for worker, pace in zip(candidates, paces, strict=True):
+        best, least, ties = candidates[0], math.inf, 0
+        for worker in candidates:
             hit = held.get(worker.id, 0)
             uncached = (size - hit + hit % BLOCK) / BYTES_PER_TOKEN
             waiting = worker.prefills
             work = uncached * (weight + OWN * waiting + STALL * (worker.inflight - waiting))
-            costs.append(
-                pace.slowness(seconds, tokens) * (worker.prefill_outstanding + work + CONTEXT * worker.context)
-            )
-        return costs
+            cost = worker.prefill_outstanding + work + CONTEXT * worker.context
+            if slowness:
+                cost *= slowness.get(worker.id, 1.0)
+            if cost < least:
+                best, least, ties = worker, cost, 1
+            elif cost == least:
+                ties += 1
+                if rng.random() * ties < 1:
+                    best = worker
+        return best

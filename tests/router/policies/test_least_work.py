@@ -156,14 +156,13 @@ def test_workers_that_differ_a_little_are_taken_for_equal() -> None:
 
 
 def test_only_a_request_that_found_nobody_waiting_tells_the_pace() -> None:
-    [worker] = workers(0)
-    fleet = Fleet(worker)
+    fleet = Fleet(*workers(0))
     first, second = prompt(1000, "a"), prompt(1000, "b")
     one, two = fleet.begin(first), fleet.begin(second)
     fleet.answer(second, two, 9.0)
-    assert fleet.work._pace(worker).seconds == 0
+    assert fleet.work._paces._seconds == 0
     fleet.answer(first, one, 1.0)
-    assert fleet.work._pace(worker).seconds == 10.0
+    assert fleet.work._paces._seconds == 10.0
 
 
 def test_a_worker_that_was_started_anew_holds_nothing_and_has_no_pace() -> None:
@@ -176,7 +175,7 @@ def test_a_worker_that_was_started_anew_holds_nothing_and_has_no_pace() -> None:
     again = request(LONG)
     fleet.begin(again)
     assert again.matched == 0
-    assert fleet.work._pace(worker).seconds == 0
+    assert fleet.work._paces._seconds == 0
 
 
 def test_a_newcomer_gets_its_share_and_no_herd() -> None:
