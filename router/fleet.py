@@ -5,6 +5,7 @@ One writer for each piece of state:
   last_error                 the same; while the worker is ready, Fleet.failed
   draining                               the members service (router/members.py)
   inflight, prefills, prefill_outstanding, context, latencies   Lease
+  kv_tokens                              Fleet.set_kv_tokens, called by learn() (router/health.py)
   failures, breaker                      Fleet.succeeded / failed / half_open, called by the exchange and the prober
 """
 
@@ -276,6 +277,10 @@ class Fleet:
         if models != worker.models:
             worker.models = models
             self.touch()
+
+    def set_kv_tokens(self, worker: Worker, tokens: int | None) -> None:
+        """`tokens` is what its KV cache holds, None when it has not told."""
+        worker.kv_tokens = tokens
 
     def _changed(self, worker: Worker, old: State, reason: str) -> None:
         self.touch()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import msgspec
 
+from router import capacity
 from router.ask import NO_SOCKET, Reply, TimedOut, Unreachable, ask
 from router.config import RouterConfig
 from router.errors import BadRequest, NotFound, RouterError
@@ -39,8 +40,9 @@ async def probe(session: aiohttp.ClientSession, url: str, path: str, timeout: fl
 
 
 async def learn(session: aiohttp.ClientSession, fleet: Fleet, worker: Worker, timeout: float = 5.0) -> str | None:
-    """Ask what the worker serves and whether /generate is its own; returns why that failed, if asking again may help.
+    """Ask what the worker serves, whether /generate is its own, and what its KV cache holds.
 
+    Returns why that failed, if asking again may help; that a worker does not tell the last is no failure.
     Raises NotInference.
     """
     try:
@@ -58,6 +60,20 @@ async def learn(session: aiohttp.ClientSession, fleet: Fleet, worker: Worker, ti
             await _require_info(session, worker, timeout)
     except Unreachable as error:
         return str(error)
+    fleet.set_kv_tokens(worker, await _kv_tokens(session, worker, timeout))
+    return None
+
+
+async def _kv_tokens(session: aiohttp.ClientSession, worker: Worker, timeout: float) -> int | None:
+    """The first answer that tells it; None as soon as a question is not answered, which would hold the worker up."""
+    try:
+        for path, read in capacity.SOURCES.items():
+            reply = await ask(session, "GET", worker.url + path, timeout=timeout)
+            tokens = read(reply.body) if reply.status == 200 else None
+            if tokens is not None:
+                return tokens
+    except Unreachable as error:
+        log.info("%s does not tell what its KV cache holds: %s", worker.url, error)
     return None
 
 

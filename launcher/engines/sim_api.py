@@ -37,10 +37,15 @@ class Parts:
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
-    def context(self) -> int:
-        """Tokens that a request may have, its answer included."""
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds, in whole blocks."""
         engine = self.driver.engine
         return engine.kv.capacity * engine.config.block_size
+
+    @property
+    def context(self) -> int:
+        """Tokens that a request may have, its answer included: it may fill the cache alone."""
+        return self.kv_tokens
 
 
 PARTS: web.AppKey[Parts] = web.AppKey("parts")
@@ -304,7 +309,7 @@ async def _server_info(request: web.Request) -> web.StreamResponse:
             "model_path": parts.model_path,
             "served_model_name": parts.model,
             "status": "ready" if parts.ready else "starting",
-            "max_total_num_tokens": parts.context,
+            "max_total_num_tokens": parts.kv_tokens,
             "max_running_requests": config.max_num_seqs,
             "chunked_prefill_size": config.max_step_tokens,
             "page_size": config.block_size,

@@ -104,6 +104,7 @@ WORKER_EXAMPLE = {
     "restarts": 0,
     "models": ["meta-llama/Llama-3.1-8B-Instruct"],
     "speed": None,
+    "kv_tokens": 420_656,
     "last_error": None,
 }
 STATES = ["starting", "ready", "unhealthy", "draining", "backoff", "failed", "stopped"]
@@ -122,6 +123,7 @@ SCHEMAS: dict[str, Json] = {
         restarts=INTEGER,
         models=_told(_list(STRING), "Empty until it has told; it then takes requests for any model"),
         speed=_told(_maybe(NUMBER), "Relative throughput, as given by whoever added it"),
+        kv_tokens=_told(_maybe(INTEGER), "What its KV cache holds; null when its engine does not tell"),
         last_error=_maybe(STRING),
     ),
     "Node": _object(

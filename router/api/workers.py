@@ -33,6 +33,7 @@ def describe(worker: Worker) -> dict[str, object]:
         "restarts": worker.restarts,
         "models": worker.models,
         "speed": worker.speed,
+        "kv_tokens": worker.kv_tokens,
         "last_error": worker.last_error,
     }
 

@@ -134,6 +134,64 @@ async def test_a_model_list_that_fails_is_asked_for_again_later(session):
         assert await learn(session, Fleet(), Worker("w0", engine.url)) == "/v1/models answers HTTP 503"
 
 
+SERVER_INFO = {"max_total_num_tokens": 4096}
+CACHE_CONFIG = 'vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="100"} 1.0\n'
+PROPS = {"default_generation_settings": {"n_ctx": 2048}, "total_slots": 4}
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "tokens"),
+    [
+        ("/server_info", SERVER_INFO, 4096),
+        ("/get_server_info", SERVER_INFO, 4096),
+        ("/metrics", CACHE_CONFIG, 1600),
+        ("/props", PROPS, 2048),
+    ],
+)
+async def test_what_a_workers_kv_cache_holds_is_learnt_where_its_engine_tells_it(session, path, answer, tokens):
+    async with Engine({"/v1/models": MODELS, path: answer}) as engine:
+        worker = Worker("w0", engine.url)
+        assert await learn(session, Fleet(), worker) is None
+        assert worker.kv_tokens == tokens
+
+
+async def test_a_worker_that_has_told_is_asked_no_more(session):
+    async with Engine({"/v1/models": MODELS, "/server_info": SERVER_INFO, "/metrics": CACHE_CONFIG}) as engine:
+        await learn(session, Fleet(), Worker("w0", engine.url))
+        assert engine.asked[-1] == "GET /server_info"
+
+
+@pytest.mark.parametrize("answer", [404, 401, 500, "<html>", {"max_total_num_tokens": None}])
+async def test_a_worker_that_does_not_tell_what_its_kv_cache_holds_is_none_the_worse(session, answer):
+    async with Engine({"/v1/models": MODELS, "/server_info": answer}) as engine:
+        worker = Worker("w0", engine.url)
+        assert await learn(session, Fleet(), worker) is None
+        assert (worker.models, worker.kv_tokens) == (("m",), None)
+
+
+async def test_a_worker_that_leaves_a_question_open_is_asked_for_its_kv_cache_no_more(session):
+    class Abrupt(Engine):
+        async def _answer(self, request: web.Request) -> web.Response:
+            answer = await super()._answer(request)
+            if request.path == "/server_info":
+                request.transport.abort()
+            return answer
+
+    async with Abrupt({"/v1/models": MODELS, "/props": PROPS}) as engine:
+        worker = Worker("w0", engine.url)
+        assert await learn(session, Fleet(), worker) is None
+        assert engine.asked[-1] == "GET /server_info"
+        assert (worker.models, worker.kv_tokens) == (("m",), None)
+
+
+async def test_an_error_page_tells_nothing_of_the_kv_cache(session):
+    refusal = lambda: web.json_response(SERVER_INFO, status=500)  # noqa: E731
+    async with Engine({"/v1/models": MODELS, "/server_info": refusal}) as engine:
+        worker = Worker("w0", engine.url)
+        await learn(session, Fleet(), worker)
+    assert worker.kv_tokens is None
+
+
 # -- thresholds
 
 
@@ -173,9 +231,22 @@ async def test_a_worker_goes_unhealthy_and_comes_back_with_an_empty_cache(sessio
         assert worker.last_error == "HTTP 500"
         engine.answers["/health"] = 200
         engine.answers["/v1/models"] = {"data": [{"id": "other"}]}
+        engine.answers["/server_info"] = {"max_total_num_tokens": 2048}
         await until(lambda: worker.state is State.READY)
-        assert worker.models == ("other",)
+        assert (worker.models, worker.kv_tokens) == (("other",), 2048)
         assert forgotten == [worker]
+
+
+async def test_what_a_worker_told_of_its_kv_cache_does_not_outlive_it(session):
+    answers = {"/health": 200, "/v1/models": MODELS, "/server_info": SERVER_INFO}
+    async with Engine(answers) as engine, watched(session, engine.url) as (_, worker, _):
+        await until(lambda: worker.state is State.READY)
+        assert worker.kv_tokens == 4096
+        engine.answers["/health"] = 500
+        await until(lambda: worker.state is State.UNHEALTHY)
+        engine.answers.update({"/health": 200, "/server_info": 404})
+        await until(lambda: worker.state is State.READY)
+        assert worker.kv_tokens is None
 
 
 async def test_a_busy_worker_that_answers_requests_but_no_probe_stays(session):

@@ -12,6 +12,7 @@ from launcher.engines.sim import Sim
 from launcher.engines.sim_api import Parts, build_app
 from launcher.engines.sim_driver import Driver
 from launcher.engines.sim_engine import CostModel, Engine, EngineConfig
+from router.capacity import of_sglang
 from router.request import INFERENCE_PATHS
 
 LONG = 100_000  # tokens: at a real time scale, an answer that does not end during a test
@@ -158,11 +159,12 @@ async def test_an_aborted_request_ends_as_aborted(serve):
 
 
 async def test_information_is_where_sglang_has_it(serve):
-    client, _ = await serve(kv_tokens=1_600)
+    client, _ = await serve(kv_tokens=1_600, block_size=16)
     for path in ("/get_model_info", "/model_info"):
         assert (await (await client.get(path)).json())["model_path"] == "org/m"
     for path in ("/get_server_info", "/server_info"):
         assert (await (await client.get(path)).json())["max_total_num_tokens"] == 1_600
+        assert of_sglang(await (await client.get(path)).read()) == 1_600
     models = await (await client.get("/v1/models")).json()
     assert [model["id"] for model in models["data"]] == ["m"]
     assert await status(client, "/health") == 200

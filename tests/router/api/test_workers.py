@@ -101,6 +101,7 @@ async def test_workers_are_shown_with_all_that_is_known(control):
     plane = await control()
     worker = plane.lay(U, devices=("0", "1"), models=("m",), speed=1.5)
     worker.pid, worker.restarts, worker.last_error = 4711, 2, "HTTP 500"
+    plane.fleet.set_kv_tokens(worker, 4096)
     plane.fleet.lease(worker, 512, 0.0)
     shown = {
         "id": "w0",
@@ -114,6 +115,7 @@ async def test_workers_are_shown_with_all_that_is_known(control):
         "restarts": 2,
         "models": ["m"],
         "speed": 1.5,
+        "kv_tokens": 4096,
         "last_error": "HTTP 500",
     }
     assert await plane.get("/workers") == (200, {"workers": [shown], "total": 1})
@@ -152,7 +154,7 @@ async def test_a_worker_is_created_and_deleted(control):
 async def test_creating_a_worker_need_not_wait(control):
     plane = await control()
     status, body = await plane.post("/workers", json={"url": U, "wait": False})
-    assert (status, body["state"]) == (202, "starting")
+    assert (status, body["state"], body["kv_tokens"]) == (202, "starting", None)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"link": "http://a"}', b'{"url": 7}', b"\xff", b"[" * 5000])
