@@ -504,3 +504,27 @@ async def test_waiting_too_long_in_line_is_a_503_with_retry_after(world):
     assert (answer.status, answer.json()["error"]["code"]) == (503, "queue_timeout")
     first.close()
     await w.quiet()
+
+
+# -- what a policy is told
+
+
+async def test_a_policy_hears_once_that_an_answer_began_and_that_each_attempt_is_over(world):
+    w = await world(2)
+    w.workers[0].script(Status(503))
+    served(await w.post(STREAM), STREAM)
+    assert w.tried() == [1, 1]
+    assert w.plane.policy.answers == 1
+    await w.quiet()
+
+
+async def test_each_event_of_an_answer_is_a_token_of_its_workers_context(world):
+    w = await world(1)
+    gate = asyncio.Semaphore(5)
+    w.workers[0].script(Stream([b"data: {}\n\n"] * 9, gate))
+    client = await w.connect()
+    client.post("/generate", STREAM)
+    await w.until(lambda: w.worker(0).context == 5)
+    assert w.worker(0).prefills == 0
+    client.close()
+    await w.quiet()

@@ -245,7 +245,9 @@ class Wire:
         self.loop.turn()
         assert self.metrics.inflight == 0
         for worker in self.fleet.workers.values():
-            assert (worker.inflight, worker.prefill_outstanding, worker.trial) == (0, 0, None)
+            assert (worker.inflight, worker.prefills, worker.trial) == (0, 0, None)
+            assert (worker.prefill_outstanding, worker.context) == (0, 0)
+        assert not getattr(self.plane.policy, "under_way", None)
         assert not self.plane.waiting
         assert not self.gate.fronts
         assert self.plane.retrying == 0

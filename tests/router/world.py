@@ -22,12 +22,21 @@ class InOrder:
 
     index = None
 
+    def __init__(self) -> None:
+        self.under_way: dict[Any, Worker] = {}  # picked for, and not done
+        self.answers = 0
+
     def pick(self, request: Any, candidates: Any, now: float, rng: random.Random) -> Worker:
+        assert request not in self.under_way, "the pick before was not done"
+        self.under_way[request] = candidates[0]
         return candidates[0]
 
-    def answered(self, request: Any, worker: Worker, now: float) -> None: ...
+    def answered(self, request: Any, worker: Worker, now: float) -> None:
+        assert len(request.key) >= request.matched, "the prompt was forgotten"
+        self.answers += 1
 
-    def done(self, request: Any, worker: Worker) -> None: ...
+    def done(self, request: Any, worker: Worker) -> None:
+        self.under_way.pop(request, None)
 
     def forget(self, worker: Worker) -> None: ...
 
@@ -189,7 +198,9 @@ class World:
         """Everything taken has been given back."""
         await self.until(lambda: self.metrics.inflight == 0)
         for worker in self.fleet.workers.values():
-            assert (worker.inflight, worker.prefill_outstanding, worker.trial) == (0, 0, None)
+            assert (worker.inflight, worker.prefills, worker.trial) == (0, 0, None)
+            assert (worker.prefill_outstanding, worker.context) == (0, 0)
+        assert not getattr(self.plane.policy, "under_way", None)
         assert not self.plane.waiting
         assert self.plane.retrying == 0
         assert self.plane.admission.taken == 0
