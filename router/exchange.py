@@ -184,6 +184,7 @@ class Exchange:
         if not workers:
             self._refuse(self._nobody())
             return
+        plane.fleet.presume(self._started)
         began = perf_counter()
         worker = plane.policy.pick(request, workers, self._started, plane.rng)
         plane.metrics.picked(perf_counter() - began, request.matched, len(request.key))
@@ -212,7 +213,9 @@ class Exchange:
         else:
             self._translation = None
         request = self._request
-        self._lease = plane.fleet.lease(worker, request.uncached_tokens, plane.clock(), request.prompt_tokens)
+        self._lease = plane.fleet.lease(
+            worker, request.uncached_tokens, plane.clock(), request.prompt_tokens, request.computed_by
+        )
         connection = None if fresh else plane.pool.take(worker)
         if connection is None:
             self._task = plane.loop.create_task(self._connect(worker))

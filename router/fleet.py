@@ -12,6 +12,8 @@ One writer for each piece of state:
 from __future__ import annotations
 
 import enum
+import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -210,6 +212,8 @@ class Fleet:
         self._max_failures = max_worker_retries
         self._candidates: dict[str | None, tuple[Worker, ...]] = {}
         self._serial = 0
+        self._silent: list[tuple[float, int, Lease]] = []  # heap: requests that say nothing until they are answered
+        self._leases = 0  # of those
         # Called with a worker whose cache is gone (restarted, flushed, removed): policies forget what it held.
         self.on_forget: list[Callable[[Worker], None]] = []
         # Called with a worker that joined the fleet.
@@ -349,6 +353,19 @@ class Fleet:
         told = [w.models for w in self.workers.values() if w.models]
         return not told or any(model in models for models in told)
 
-    def lease(self, worker: Worker, uncached: int, now: float, prompt: int = 0) -> Lease:
-        """Count a request of `prompt` tokens, `uncached` of them to be computed, on `worker` until it is released."""
-        return Lease(self, worker, uncached, now, prompt)
+    def lease(self, worker: Worker, uncached: int, now: float, prompt: int = 0, computed_by: float = math.inf) -> Lease:
+        """Count a request of `prompt` tokens, `uncached` of them to be computed, on `worker` until it is released.
+
+        `computed_by`: for an answer that comes whole, when its prefill should be over, monotonic seconds.
+        """
+        lease = Lease(self, worker, uncached, now, prompt)
+        if computed_by < math.inf:
+            self._leases += 1
+            heapq.heappush(self._silent, (computed_by, self._leases, lease))
+        return lease
+
+    def presume(self, now: float) -> None:
+        """Take the prompts that should be computed by now for computed."""
+        silent = self._silent
+        while silent and silent[0][0] <= now:
+            heapq.heappop(silent)[2].first_byte()

@@ -6,6 +6,7 @@ known ones are never checked for type here: that is the engine's business, and i
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import msgspec
@@ -65,9 +66,10 @@ class RouteRequest:
 
     `key` is the prompt's JSON as it was sent, less its closing quotes and brackets. `matched` is the policy's: how many
     bytes of it the picked worker holds. `stay` is the policy's as well: what it keeps until the request is over there.
+    `computed_by`, too: when the prompt should be computed there, monotonic seconds; for answers that come whole.
     """
 
-    __slots__ = ("key", "matched", "model", "path", "session", "stay", "stream")
+    __slots__ = ("computed_by", "key", "matched", "model", "path", "session", "stay", "stream")
 
     def __init__(
         self, path: str, key: bytes = b"", model: str | None = None, stream: bool = False, session: str | None = None
@@ -79,6 +81,7 @@ class RouteRequest:
         self.session = session
         self.matched = 0
         self.stay: Stay | None = None
+        self.computed_by = math.inf
 
     @property
     def prompt_tokens(self) -> int:

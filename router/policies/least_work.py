@@ -26,6 +26,8 @@ BLOCK: Final = 16 * BYTES_PER_TOKEN
 STEP: Final = 1024
 REMEMBERED: Final = 50
 PRIOR: Final = 4096
+# Seconds per token where nothing is known: between an H100 and an A100 with a model of 8 billion weights.
+USUAL: Final = 50e-6
 # What is learnt varies by itself, more so where engines are full: only a clear difference counts.
 CLEAR: Final = 1.4
 
@@ -52,6 +54,11 @@ class Paces:
         self._paces: dict[str, Pace] = {}
         self._seconds = 0.0  # of all
         self._tokens = 0.0
+
+    @property
+    def usual(self) -> float:
+        """Seconds per token, of all workers."""
+        return self._seconds / self._tokens if self._tokens > STEP else USUAL
 
     def started(self, worker: Worker, request: RouteRequest, now: float) -> None:
         """A request is sent to a worker that has no prompt to compute."""
@@ -108,7 +115,11 @@ class LeastWork:
       request had better go where it is computed at once.
     - b: requests that it decodes. Each stalls while a prompt's chunk is computed beside it.
     - K: tokens of their context, prompts and answers. Each is read at every step, so this request's steps are longer.
-    - slowness: the worker's seconds per token of prefill over the others', learnt from the times of first bytes.
+    - slowness: its seconds per token of prefill over the others', learnt from the times of first bytes.
+
+    Q and p fall when the first byte of an answer comes. An answer that comes whole has none before its end: its prompt
+    is taken for computed when at the usual pace it should be. Else requests that are being decoded would count as
+    waiting, a hit would seem to spare them all, and one worker would get every prompt of a common beginning.
 
     What a worker holds is told by an index that is its KV cache in miniature (router/prefix.py): it holds what the
     requests in flight refer to and, as far as its capacity goes, what earlier ones left, in the order of their ends.
@@ -124,11 +135,14 @@ class LeastWork:
 
     def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         worker = self._least(request, candidates, rng)
-        if not worker.prefills:
+        before = worker.prefill_outstanding
+        if request.stream and not worker.prefills:
             self._paces.started(worker, request, now)
         limit = self.index.max_size if worker.kv_tokens is None else worker.kv_tokens * BYTES_PER_TOKEN
         request.stay = self.index.enter(request.key, worker.id, limit)
         request.matched = request.stay.held
+        if not request.stream:
+            request.computed_by = now + (before + request.uncached_tokens + STEP) * self._paces.usual
         return worker
 
     def answered(self, request: RouteRequest, worker: Worker, now: float) -> None:

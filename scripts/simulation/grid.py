@@ -41,6 +41,7 @@ class Incident:
 
     speeds: tuple[float, ...] = ()  # of the first workers; the rest have full speed
     change: Literal["join", "lose"] | None = None  # one more, cold; or the first one is gone
+    streams: bool = True  # else answers come whole
 
     def workers(self, replicas: int) -> int:
         """How many there are in the end, where everything is measured."""
@@ -61,6 +62,7 @@ SCENES: dict[str, Incident] = {
     "slow": Incident(speeds=(0.5,)),
     "join": Incident(change="join"),
     "lost": Incident(change="lose"),
+    "whole": Incident(streams=False),
 }
 
 
@@ -132,7 +134,7 @@ def stage(cell: Cell, seed: int) -> tuple[Offer, measure.Window, Scene]:
     offer = load.scale(workload(cell, seed), cell.load, costs, workers, incident.power(cell.replicas))
     changes = incident.changes(cell.replicas, offer.span)
     counted = measure.window(offer, costs, workers, changes[0].at if changes else None)
-    return offer, counted, Scene(cell.replicas, costs, incident.speeds, changes, seed)
+    return offer, counted, Scene(cell.replicas, costs, incident.speeds, changes, seed, incident.streams)
 
 
 def simulate(run: Run) -> Result:

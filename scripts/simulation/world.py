@@ -53,6 +53,7 @@ class Scene:
     speeds: tuple[float, ...] = ()  # of the workers by number; 1 where it is not said
     changes: tuple[Change, ...] = ()
     seed: int = 0
+    streams: bool = True  # else the router sees nothing of an answer before its end
 
 
 class World:
@@ -104,18 +105,26 @@ class Flying:
         self.flight: Flight | None = None  # at the engine
 
     def first(self, now: float) -> None:
-        self.lease.first_byte()
-        self.router.policy.answered(self.request, self.lease.worker, now)
-        self.request.key = b""
+        if self.request.stream:
+            self.began(now)
         self.outcome.first = now
         if self.flight is not None:
             self.outcome.cached = self.flight.cached
+
+    def began(self, now: float) -> None:
+        """The router sees the first byte."""
+        self.lease.first_byte()
+        self.router.policy.answered(self.request, self.lease.worker, now)
+        self.request.key = b""
         self.router.tell("first_token", self.outcome.job, self.lease.worker, now)
 
     def tokens(self, count: int, now: float) -> None:
-        self.lease.decoded(count)
+        if self.request.stream:
+            self.lease.decoded(count)
 
     def finished(self, now: float) -> None:
+        if not self.request.stream:
+            self.began(now)
         self.outcome.end = now
         self.router.ended(self, now)
 
@@ -154,9 +163,12 @@ class Router:
             self.fail(outcome)
             return
         world.job = job
-        request = RouteRequest("/v1/completions", text(world.workload, job), stream=True)
+        request = RouteRequest("/v1/completions", text(world.workload, job), stream=world.scene.streams)
+        world.fleet.presume(world.now)
         worker = self.policy.pick(request, candidates, world.now, self.rng)
-        lease = world.fleet.lease(worker, request.uncached_tokens, world.now, request.prompt_tokens)
+        lease = world.fleet.lease(
+            worker, request.uncached_tokens, world.now, request.prompt_tokens, request.computed_by
+        )
         outcome.sent, outcome.worker = world.now, worker.id
         outcome.matched = int(request.matched / world.workload.bytes_per_token)
         flying = Flying(self, request, lease, outcome)

@@ -214,6 +214,21 @@ def test_a_lease_is_a_prefill_until_the_first_byte_and_a_growing_context_after_i
     assert counts(worker) == (0, 0, 0, 0)
 
 
+def test_a_prompt_of_which_nothing_is_heard_is_taken_for_computed_when_it_should_be() -> None:
+    fleet, [worker] = fleet_of(())
+    lease = fleet.lease(worker, 100, 0.0, 150, computed_by=5.0)
+    over = fleet.lease(worker, 100, 0.0, 150, computed_by=4.0)
+    over.release(1.0)
+    fleet.presume(4.9)
+    assert counts(worker) == (1, 1, 100, 0)
+    fleet.presume(5.0)
+    assert counts(worker) == (1, 0, 0, 150)
+    lease.first_byte()
+    assert counts(worker) == (1, 0, 0, 150)
+    lease.release(9.0)
+    assert counts(worker) == (0, 0, 0, 0)
+
+
 def test_a_first_byte_after_the_release_takes_nothing_away_again() -> None:
     fleet, [worker] = fleet_of(())
     lease = fleet.lease(worker, 100, 0.0)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
 from router.fleet import Lease, State, Worker
-from router.policies.least_work import LeastWork
+from router.policies.least_work import USUAL, LeastWork
 from router.request import BYTES_PER_TOKEN, RouteRequest
-from tests.router.policies.worlds import Router, request, workers
+from tests.router.policies.worlds import Router, workers
 
 LONG = b"the same long beginning of many prompts " * 100  # 1,000 tokens
+
+
+def request(key: bytes, stream: bool = True) -> RouteRequest:
+    return RouteRequest("/generate", key, stream=stream)
 
 
 def prompt(tokens: int, name: str) -> RouteRequest:
@@ -27,7 +32,7 @@ class Fleet(Router):
 
     def begin(self, asked: RouteRequest) -> Lease:
         worker = self.work.pick(asked, self.fleet.candidates(None), self.now, self.rng)
-        return self.fleet.lease(worker, asked.uncached_tokens, self.now, asked.prompt_tokens)
+        return self.fleet.lease(worker, asked.uncached_tokens, self.now, asked.prompt_tokens, asked.computed_by)
 
     def answer(self, asked: RouteRequest, lease: Lease, seconds: float) -> None:
         self.now += seconds
@@ -211,3 +216,25 @@ def test_a_request_without_a_prompt_is_placed_by_load() -> None:
     fleet = Fleet(heavy, light)
     assert fleet.whole(request(b"")) == "w0"
     assert fleet.work.pick(request(b""), (heavy, light), 0.0, random.Random(1)) is light
+
+
+def test_answers_that_come_whole_do_not_pile_up_where_their_beginning_is_held() -> None:
+    """A second after it was sent each of them is being decoded, though no byte of it has come."""
+    fleet = Fleet(*workers(0, 0))
+    for number in range(200):
+        fleet.fleet.presume(fleet.now)
+        fleet.begin(request(LONG + b"%d" % number, stream=False))
+        fleet.now += 1.0
+    one, two = (worker.inflight for worker in fleet.fleet.workers.values())
+    assert abs(one - two) < 100
+
+
+def test_a_whole_answers_prompt_should_be_computed_when_those_before_it_are() -> None:
+    fleet = Fleet(*workers(0))
+    first, second = request(b"a" * 4000, stream=False), request(b"b" * 4000, stream=False)
+    fleet.begin(first)
+    fleet.begin(second)
+    assert 1000 * USUAL < first.computed_by < 3000 * USUAL
+    assert second.computed_by == first.computed_by + 1000 * USUAL
+    fleet.begin(streamed := request(b"c" * 4000))
+    assert streamed.computed_by == math.inf

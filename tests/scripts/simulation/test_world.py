@@ -125,6 +125,14 @@ def test_a_lone_requests_times_are_the_closed_form():
         assert ended(outcome) - begun(outcome) == pytest.approx(COSTS.stretch(99, 1, prompt + 1))
 
 
+def test_of_an_answer_that_comes_whole_the_router_sees_nothing_before_its_end():
+    for streams in (True, False):
+        play = Play(job(0.0, 1000, output=50), streams=streams)
+        outcome = play.outcomes[0]
+        assert begun(outcome) < ended(outcome)
+        assert play.told("first") == [begun(outcome) if streams else ended(outcome)]
+
+
 def test_the_same_prompt_again_hits_all_but_the_last_block():
     first = job(0.0, 1000)
     again = dataclasses.replace(first, arrival=5.0)
