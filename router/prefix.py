@@ -296,8 +296,11 @@ class PrefixIndex:
         return last, held
 
     def _append(self, node: _Node, rest: bytes, tenant: _Tenant, stamp: int) -> _Node:
-        """Put the rest of a key under `node`, or into it where that makes no difference to anyone else."""
-        if not node.children and len(node.holders) == 1 and tenant in node.holders:
+        """Put the rest of a key under `node`, or into it where that makes no difference to anyone else.
+
+        Not into one that stays: the rest may have to go before it.
+        """
+        if not node.children and len(node.holders) == 1 and tenant in node.holders and node not in tenant.stays:
             node.edge += rest
             return node
         leaf = node.children[rest[0]] = _Node(node, rest, {tenant: stamp})
@@ -357,8 +360,8 @@ class PrefixIndex:
                 break
             if not self._is_over():
                 return
-        while self._is_over() and next(reversed(tenant.ends)) not in tenant.stays:
-            self._drop(tenant, newest=True)  # what the insert added is what is too much, so it is all that goes
+        while self._is_over() and tenant.ends:  # what the insert added is what is too much, so it is all that goes
+            self._drop(tenant, newest=True)
 
     def _make_room(self) -> bool:
         """Drop the oldest entry: a dead tenant's if there is one, else the oldest. False when all of them stay."""
@@ -411,7 +414,7 @@ def _oldest(tenant: _Tenant) -> int:
     ends = tenant.ends
     while ends:
         node, stamp = next(iter(ends.items()))
-        if node.holders[tenant] == stamp and node not in tenant.stays:
+        if node.holders[tenant] == stamp:
             return stamp
         del ends[node]  # passed by a longer key since, or it stays
     return 0

@@ -171,6 +171,20 @@ def test_what_stays_is_held_until_it_leaves_and_the_rest_keeps_to_the_limits(
     assert (index._bytes, index._entries, nodes(index)) == (0, 0, [])
 
 
+def test_a_key_for_which_only_keys_that_stay_could_make_room_is_cut_short() -> None:
+    index = PrefixIndex(25)
+    stays = [index.enter(b"a" * 10, "w0", 100), index.enter(b"b" * 10, "w1", 100)]
+    stays.append(index.enter(b"a" * 20, "w0", 100))  # goes on where the first one, which stays, ends
+    stays.append(index.enter(b"c" * 10, "w1", 100))
+    assert [index.matches(letter * 20) for letter in (b"a", b"b", b"c")] == [{"w0": 10}, {"w1": 10}, {}]
+    check(index)
+    for stay in stays:
+        index.leave(stay)
+    check(index)
+    index.insert(b"c" * 25, "w1")
+    assert [index.matches(letter * 25) for letter in (b"a", b"b", b"c")] == [{}, {}, {"w1": 25}]
+
+
 def test_a_key_that_left_last_is_the_last_to_go() -> None:
     index = PrefixIndex(ROOMY)
     one = index.enter(b"a" * 10, "w0", 20)
