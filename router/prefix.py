@@ -414,7 +414,7 @@ def _oldest(tenant: _Tenant) -> int:
     ends = tenant.ends
     while ends:
         node, stamp = next(iter(ends.items()))
-        if node.holders[tenant] == stamp:
+        if node.holders[tenant] == stamp and node not in tenant.stays:
             return stamp
         del ends[node]  # passed by a longer key since, or it stays
     return 0
