@@ -138,25 +138,24 @@ def test_what_requests_in_flight_refer_to_stays_and_the_last_to_end_is_the_last_
     assert again.matched == 400
 
 
-def test_a_slow_worker_shows_within_tens_of_requests_and_gets_less() -> None:
-    fleet = Fleet(*workers(0, 0))
+def served_after(*, w0: float, w1: float) -> Counter[str]:
+    """Who gets 30 requests at once, after 40 that took so many seconds each on one worker and on the other."""
+    fleet, seconds = Fleet(*workers(0, 0)), {"w0": w0, "w1": w1}
     for number in range(40):
         asked = prompt(1000, str(number))
         lease = fleet.begin(asked)
-        fleet.answer(asked, lease, 0.06 if lease.worker.id == "w0" else 0.03)
+        fleet.answer(asked, lease, seconds[lease.worker.id])
         fleet.finish(asked, lease)
-    served = Counter(fleet.begin(prompt(1000, f"more {number}")).worker.id for number in range(30))
+    return Counter(fleet.begin(prompt(1000, f"more {number}")).worker.id for number in range(30))
+
+
+def test_a_slow_worker_shows_within_tens_of_requests_and_gets_less() -> None:
+    served = served_after(w0=0.06, w1=0.03)
     assert served["w1"] > 1.5 * served["w0"] > 0
 
 
 def test_workers_that_differ_a_little_are_taken_for_equal() -> None:
-    fleet = Fleet(*workers(0, 0))
-    for number in range(40):
-        asked = prompt(1000, str(number))
-        lease = fleet.begin(asked)
-        fleet.answer(asked, lease, 0.033 if lease.worker.id == "w0" else 0.030)
-        fleet.finish(asked, lease)
-    served = Counter(fleet.begin(prompt(1000, f"more {number}")).worker.id for number in range(30))
+    served = served_after(w0=0.033, w1=0.030)
     assert served["w0"] == served["w1"]
 
 
