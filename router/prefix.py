@@ -108,9 +108,8 @@ class PrefixIndex:
     """
 
     def __init__(self, max_size: int):
-        self.max_size = max_size
-        self.max_key = min(max_size, MAX_KEY)
-        self.max_entries = max(MIN_ENTRIES, max_size // ENTRY_BYTES)
+        self.max_size = self.max_key = self.max_entries = 0
+        self.grow(max_size)
         self.evictions = 0  # live entries dropped for want of room, ever
         self._root = _Node(None, b"", {})
         self._tenants: dict[str, _Tenant] = {}
@@ -123,6 +122,12 @@ class PrefixIndex:
         self._asked: bytes | None = None  # the last key that was looked up, if nothing has changed since
         self._nowhere = (self._root, 0, 0, 0)
         self._place = self._nowhere  # what _descend said of it
+
+    def grow(self, max_size: int) -> None:
+        """Take so many bytes, if that is more than before."""
+        self.max_size = max(self.max_size, max_size)
+        self.max_key = min(self.max_size, MAX_KEY)
+        self.max_entries = max(MIN_ENTRIES, self.max_size // ENTRY_BYTES)
 
     @property
     def size(self) -> int:

@@ -123,6 +123,7 @@ class LeastWork:
 
     What a worker holds is told by an index that is its KV cache in miniature (router/prefix.py): it holds what the
     requests in flight refer to and, as far as its capacity goes, what earlier ones left, in the order of their ends.
+    Where all engines together tell of more room than `max_tree_size`, that is how large it is.
     The form is that of `Q + u` (least work left) with the externalities priced in; LMetric's product and Dynamo's sum
     are corners of it. `scripts/simulate` compares them.
 
@@ -132,8 +133,12 @@ class LeastWork:
     def __init__(self, max_tree_size: int):
         self.index = PrefixIndex(max_tree_size)
         self._paces = Paces()
+        self._candidates: tuple[Worker, ...] = ()
 
     def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
+        if candidates is not self._candidates:  # the fleet gives the same tuple until something changes
+            self._candidates = candidates
+            self.index.grow(sum(worker.kv_tokens or 0 for worker in candidates) * BYTES_PER_TOKEN)
         worker = self._least(request, candidates, rng)
         before = worker.prefill_outstanding
         if request.stream and not worker.prefills:

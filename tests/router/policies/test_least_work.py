@@ -123,6 +123,16 @@ def test_a_workers_cache_ends_where_its_engine_says() -> None:
     assert found == [True, True, False]
 
 
+def test_the_index_has_room_for_what_all_engines_hold() -> None:
+    some = workers(*[0] * 8)
+    for worker in some:
+        worker.kv_tokens = 100_000
+    fleet = Fleet(*some)
+    assert fleet.work.index.max_size == 1 << 20
+    fleet.whole(prompt(100, "a"))
+    assert fleet.work.index.max_size == 8 * 100_000 * BYTES_PER_TOKEN
+
+
 def test_what_requests_in_flight_refer_to_stays_and_the_last_to_end_is_the_last_to_go() -> None:
     [worker] = workers(0)
     worker.kv_tokens = 250
