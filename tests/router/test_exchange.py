@@ -24,6 +24,7 @@ from tests.e2e.fault_worker import (
     answer_events,
     chunk,
 )
+from tests.router.world import InOrder
 
 PLAIN = {"text": "hi"}
 STREAM = {"text": "hi", "stream": True}
@@ -527,4 +528,22 @@ async def test_each_event_of_an_answer_is_a_token_of_its_workers_context(world):
     await w.until(lambda: w.worker(0).context == 5)
     assert w.worker(0).prefills == 0
     client.close()
+    await w.quiet()
+
+
+async def test_a_prompt_of_which_nothing_is_heard_is_taken_for_computed_when_the_policy_said(world):
+    class Early(InOrder):
+        def pick(self, request, candidates, now, rng):
+            request.computed_by = 0.0
+            return super().pick(request, candidates, now, rng)
+
+    w = await world(1)
+    w.plane.policy = Early()
+    w.workers[0].script(Hang())
+    silent = await w.connect()
+    silent.post("/generate", {"text": "a prompt of some tokens"})
+    await w.until(lambda: w.worker(0).prefills == 1)
+    served(await w.post(PLAIN), PLAIN)
+    assert (w.worker(0).prefills, w.worker(0).context > 0) == (0, True)
+    silent.close()
     await w.quiet()
