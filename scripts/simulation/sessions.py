@@ -20,7 +20,8 @@ def flowing(workload: Workload, arrivals: Mapping[Job, float], span: float) -> W
     shift = max((block for turns in sessions for block in (*turns[-1].held, *turns[-1].blocks)), default=0) + 1
     jobs = []
     for turns in sessions:
-        early = [turn for turn in turns if arrivals[turn] <= span]
+        # The last session begins at `span`, or a rounding error after it.
+        early = [turn for turn in turns if turn is turns[0] or arrivals[turn] <= span]
         late = [_other(turn, held, shift) for turn in turns[len(early) :]]
         if late:
             jobs.append(_chain(late, arrivals[turns[len(early)]] - span))

@@ -69,3 +69,9 @@ def test_the_load_of_the_first_half_is_that_of_the_second():
         for at, _ in offer.order:
             halves[at > offer.span / 2] += 1
     assert halves[0] == pytest.approx(halves[1], rel=0.1)
+
+
+def test_a_session_that_begins_a_rounding_error_after_the_end_begins_then():
+    workload, arrivals = made()
+    found = flowing(workload, arrivals, 89.99999999999999)
+    assert [(job.arrival, job.prompt) for job in found.jobs][-1] == (90, 20)
