@@ -7,7 +7,7 @@ import random
 from collections import Counter
 
 from router.fleet import Lease, State, Worker
-from router.policies.least_work import USUAL, LeastWork
+from router.policies.least_work import LATELY, PAIRS, USUAL, Lately, LeastWork
 from router.request import BYTES_PER_TOKEN, RouteRequest
 from tests.router.policies.worlds import Router, workers
 
@@ -98,6 +98,47 @@ def test_a_hit_is_worth_more_when_everyone_is_busy() -> None:
         holder.prefill_outstanding = 2 * len(LONG) // BYTES_PER_TOKEN
         picked.append(fleet.whole(request(LONG + b"1")) == holder.id)
     assert picked == [False, True]
+
+
+def test_a_lull_does_not_throw_hits_away_at_once() -> None:
+    """Who was busy for the last seconds will be so again."""
+    picked = []
+    for seconds in (1.0, 100.0):
+        fleet = Fleet(*workers(0, 0))
+        members = fleet.fleet.workers.values()
+        holder = fleet.fleet.workers[fleet.whole(request(LONG))]
+        for worker in members:
+            worker.inflight = worker.prefills = 4
+        fleet.whole(request(b"begins a busy time"))
+        fleet.now += 100.0
+        fleet.whole(request(b"ends it"))
+        for worker in members:
+            worker.inflight = worker.prefills = 0
+        fleet.whole(request(b"begins a lull"))
+        fleet.now += seconds
+        holder.prefill_outstanding = 2 * len(LONG) // BYTES_PER_TOKEN
+        picked.append(fleet.whole(request(LONG + b"1")) == holder.id)
+    assert picked == [True, False]
+
+
+def test_a_mean_over_time_weighs_how_long_a_value_held() -> None:
+    mean = Lately()
+    assert mean.now(4.0, now=50.0) == 0
+    assert mean.now(0.0, now=50.0 + LATELY * math.log(4)) == 3
+    assert mean.now(8.0, now=50.0 + LATELY * math.log(8)) == 1.5
+
+
+def test_a_token_of_a_long_prompt_is_dearer_than_one_of_a_short_prompt() -> None:
+    """With 30,000 tokens by half: 15,000 less to compute are worth a queue of 18,750."""
+    fleet = Fleet(*workers(0, 0))
+    half = prompt(PAIRS // 2, "half")
+    key = half.key
+    holder = fleet.fleet.workers[fleet.whole(half)]
+    picked = []
+    for waiting in (18_000, 19_500):
+        holder.prefill_outstanding = waiting
+        picked.append(fleet.whole(request(key + b"%d" % waiting + b"+" * len(key))) == holder.id)
+    assert picked == [True, False]
 
 
 def test_a_prompt_goes_where_it_stalls_fewer_answers_and_a_short_one_where_steps_are_shorter() -> None:
