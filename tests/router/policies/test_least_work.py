@@ -6,6 +6,8 @@ import math
 import random
 from collections import Counter
 
+import pytest
+
 from router.fleet import Lease, State, Worker
 from router.policies.least_work import LATELY, PAIRS, USUAL, Lately, LeastWork
 from router.request import BYTES_PER_TOKEN, RouteRequest
@@ -124,8 +126,8 @@ def test_a_lull_does_not_throw_hits_away_at_once() -> None:
 def test_a_mean_over_time_weighs_how_long_a_value_held() -> None:
     mean = Lately()
     assert mean.now(4.0, now=50.0) == 0
-    assert mean.now(0.0, now=50.0 + LATELY * math.log(4)) == 3
-    assert mean.now(8.0, now=50.0 + LATELY * math.log(8)) == 1.5
+    assert mean.now(0.0, now=50.0 + LATELY * math.log(4)) == pytest.approx(3)
+    assert mean.now(8.0, now=50.0 + LATELY * math.log(8)) == pytest.approx(1.5)
 
 
 def test_a_token_of_a_long_prompt_is_dearer_than_one_of_a_short_prompt() -> None:
