@@ -26,13 +26,18 @@ class Command:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, program: str, *args: str, files: int = 0, **environ: str) -> Command:
-        """Start it on a free port; returns once it listens, or has ended. `files`: how many it may open, if not 0."""
+    async def start(
+        cls, program: str, *args: str, files: int = 0, through: tuple[str, ...] = (), **environ: str
+    ) -> Command:
+        """Start it on a free port; returns once it listens, or has ended.
+
+        `files`: how many it may open, if not 0. `through`: a module that runs it, and that module's own arguments.
+        """
         module = {"launch": "launcher", "router": "router"}[program]
         limited = ("sh", "-c", f'ulimit -n {files}; exec "$@"', "sh") if files else ()
         command = cls(
             await asyncio.create_subprocess_exec(
-                *(*limited, sys.executable, "-m", module, *args),
+                *(*limited, sys.executable, "-m", *through, module, *args),
                 env={**os.environ, **environ},
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,

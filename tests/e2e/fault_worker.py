@@ -436,10 +436,13 @@ class FaultWorker:
     async def start(cls, port: int = 0) -> FaultWorker:
         """Listen on this loopback port; 0 takes a free one. Raises OSError when the port is taken."""
         worker = cls()
-        loop = asyncio.get_running_loop()
-        worker._server = await loop.create_server(lambda: Connection(worker), "127.0.0.1", port)
-        worker.port = worker._server.sockets[0].getsockname()[1]
+        await worker.listen(port)
         return worker
+
+    async def listen(self, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", port)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Stop listening and reset every open connection. Raises what a behaviour raised on one of them."""
