@@ -193,8 +193,7 @@ class PrefixIndex:
         A key longer than `max_key` is cut. Older entries make room: the bounds hold when this returns. Where SLICE of
         them are not enough, the end of the key is left out instead, and finds more room when it is sent again.
         """
-        key = key[: self.max_key]
-        if not key:
+        if not key or not self.max_key:
             return 0
         tenant, _, held = self._insert(key, holder)
         if self._is_over():
@@ -206,8 +205,7 @@ class PrefixIndex:
 
         Where all room is taken by keys that stay, the end of this one is left out and does not.
         """
-        key = key[: self.max_key]
-        if not key:
+        if not key or not self.max_key:
             return Stay(0, self._root, _Tenant(holder))
         tenant, end, held = self._insert(key, holder)
         if self._is_over():
@@ -282,7 +280,7 @@ class PrefixIndex:
         self._asked, self._place = None, self._nowhere
         if end < start + len(last.edge):
             last = self._split(last, end - start)
-        held, added = 0, 0
+        held, added, length = 0, 0, min(len(key), self.max_key)
         node, at = last, end
         while node.parent is not None:
             if tenant not in node.holders:
@@ -293,9 +291,9 @@ class PrefixIndex:
             node.holders[tenant] = stamp
             at -= len(node.edge)
             node = node.parent
-        if end < len(key) and depth < MAX_DEPTH:
-            added += len(key) - end
-            last = self._append(last, key[end:], tenant, stamp)
+        if end < length and depth < MAX_DEPTH:
+            added += length - end
+            last = self._append(last, key[end:length], tenant, stamp)
         tenant.size += added
         self._bytes += added
         return last, held

@@ -6,11 +6,13 @@ known ones are never checked for type here: that is the engine's business, and i
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Final
 
 import msgspec
 
+from router.abridge import LONG, abridge, restore
 from router.errors import BadRequest
 from router.prefix import Stay
 
@@ -100,14 +102,28 @@ def parse(path: str, body: bytes, session: str | None = None) -> RouteRequest:
     Raises BadRequest when the body is not one JSON object.
     """
     try:
-        fields = _decode(body)
+        fields, cuts = _read(body)
     except RecursionError:
         raise BadRequest("the request body is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the request body is not a JSON object: {error}") from None
     if session is None and fields.user:
         session = _text(fields.user)
-    return RouteRequest(path, _prompt(path, fields), _text(fields.model), bytes(fields.stream) == b"true", session)
+    key = _prompt(path, fields)
+    if cuts:
+        key = restore(key, cuts)
+    return RouteRequest(path, key, _text(fields.model), bytes(fields.stream) == b"true", session)
+
+
+def _read(body: bytes) -> tuple[_Body, list[memoryview]]:
+    """The body's fields, and what is cut out of the prompt's. Raises what the decoder does."""
+    short, cuts = abridge(body) if len(body) >= LONG else (body, [])
+    if cuts:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            fields = _decode(short)
+            fields.model, fields.user = (Raw(restore(bytes(raw), cuts)) for raw in (fields.model, fields.user))
+            return fields, cuts
+    return _decode(body), []
 
 
 def _prompt(path: str, fields: _Body) -> bytes:
