@@ -32,6 +32,7 @@ from router.relay import Relay, choose
 from router.request import RouteRequest
 from router.retry import RULES, Attempts, Fault, Retry, Where, budget_left, classify, decide, refine
 from router.upstream import Connection, Pool, authority
+from router.usage import read
 
 log = logging.getLogger("router")
 
@@ -112,9 +113,9 @@ class Exchange:
     """One request, from its last body byte in to its last body byte out. Nothing is left behind, however it ends."""
 
     __slots__ = (
-        "_attempts", "_body", "_budgeted", "_client", "_committed", "_connection", "_head", "_in", "_lease",
-        "_lines", "_open", "_plane", "_reason", "_relay", "_request", "_started", "_task", "_timer", "_translation",
-        "_ttfb", "_worker", "id", "target",
+        "_attempts", "_before", "_body", "_budgeted", "_client", "_committed", "_connection", "_head", "_in", "_latest",
+        "_lease", "_lines", "_open", "_plane", "_reason", "_relay", "_request", "_started", "_task", "_timer",
+        "_translation", "_ttfb", "_worker", "id", "target",
     )  # fmt: skip
 
     def __init__(
@@ -140,6 +141,7 @@ class Exchange:
         self._translation: Translation | None = None
         self._head: ResponseHead | None = None
         self._relay: Relay | None = None
+        self._before = self._latest = b""  # the last two pieces of the answer
         self._attempts: Attempts | None = None
         self._budgeted = False
         self._reason = ""
@@ -280,6 +282,8 @@ class Exchange:
             self._connection = None
         if self._ttfb is None and data:
             self._first_byte()
+        if data:
+            self._before, self._latest = self._latest, data
         if self._head.events:
             self._lease.decoded(data.count(b"\n\n"))  # an event is a token, near enough
         try:
@@ -412,8 +416,17 @@ class Exchange:
         code = self._head.status
         if code < 500 and code != 429:
             self._plane.fleet.succeeded(self._worker)
+        if code == 200:
+            self._read_usage()
         self._end(code, latency=code < 400)
         self._client.done(self._client.close)
+
+    def _read_usage(self) -> None:
+        """It ends an answer; in a stream `[DONE]` follows, maybe by itself. Usage that came in two pieces is missed."""
+        usage = read(self._latest) or read(self._before)
+        if usage is not None:
+            self._request.usage = usage
+            self._plane.metrics.told(usage)
 
     def _break(self, reason: str) -> None:
         self._client.write(self._relay.cut(error_event(self._request.path, reason)))

@@ -109,6 +109,9 @@ def _of_cache(parts: Parts) -> Iterator[Metric]:
     yield CounterMetricFamily(_PREFIX + "cache_hits", "Requests with a predicted prefix hit", metrics.hits)
     yield CounterMetricFamily(_PREFIX + "cache_misses", "Requests without one", metrics.misses)
     yield GaugeMetricFamily(_PREFIX + "cache_hit_ratio", "Prompt bytes predicted cached / all", metrics.hit_ratio)
+    told, cached = metrics.prompt_tokens, metrics.cached_tokens
+    yield CounterMetricFamily(_PREFIX + "reported_prompt_tokens", "Of prompts whose engine tells what it cached", told)
+    yield CounterMetricFamily(_PREFIX + "reported_cached_tokens", "Of those, what the engine had cached", cached)
     yield GaugeMetricFamily(_PREFIX + "index_size", "Bytes of prompts in the prefix index, times their holders", size)
     yield CounterMetricFamily(_PREFIX + "index_evictions", "Entries dropped to keep its bound", evictions)
     yield _histogram("policy_decision_seconds", "Time to choose a worker", metrics.decision)

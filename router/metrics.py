@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from router.request import INFERENCE_PATHS
+from router.usage import Usage
 
 _PATHS = frozenset(INFERENCE_PATHS)
 
@@ -34,6 +35,7 @@ class Metrics:
     """What the router counts. Written by the exchange, but for `lag`, which the loop's watcher writes. Seconds."""
 
     __slots__ = (
+        "cached_tokens",
         "decision",
         "first_byte",
         "hits",
@@ -42,6 +44,7 @@ class Metrics:
         "matched",
         "misses",
         "offered",
+        "prompt_tokens",
         "queue_depth",
         "request",
         "requests",
@@ -61,6 +64,8 @@ class Metrics:
         self.misses = 0
         self.matched = 0  # bytes of prompts that the picked worker was predicted to hold
         self.offered = 0  # bytes of prompts
+        self.prompt_tokens = 0  # of prompts of which the engine told what was cached
+        self.cached_tokens = 0  # of those, cached by the engine's word
 
     def finished(self, path: str, code: int, seconds: float, ttfb: float | None) -> None:
         """A request is over, `seconds` after it came; `ttfb` is None when not one byte of an answer came."""
@@ -83,6 +88,12 @@ class Metrics:
         else:
             self.misses += 1
         self.offered += length
+
+    def told(self, usage: Usage) -> None:
+        """An engine said what a prompt was to it."""
+        if usage.cached is not None:
+            self.prompt_tokens += usage.prompt
+            self.cached_tokens += usage.cached
 
     def lagged(self, seconds: float) -> None:
         """The event loop ran a timer `seconds` late."""

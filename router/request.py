@@ -15,6 +15,7 @@ import msgspec
 from router.abridge import LONG, abridge, restore
 from router.errors import BadRequest
 from router.prefix import Stay
+from router.usage import Usage
 
 Raw = msgspec.Raw
 _NONE = Raw(b"")
@@ -66,34 +67,37 @@ BYTES_PER_TOKEN: Final = 4
 class RouteRequest:
     """What a policy may look at.
 
-    `key` is the prompt's JSON as it was sent, less its closing quotes and brackets. `matched` is the policy's: how many
-    bytes of it the picked worker holds. `stay` is the policy's as well: what it keeps until the request is over there.
-    `computed_by`, too: when the prompt should be computed there, monotonic seconds; for answers that come whole.
+    `key` is the prompt's JSON as it was sent, less its closing quotes and brackets; `size` its bytes, also when the key
+    is no longer kept. `matched` is the policy's: how many of them the picked worker holds. `stay` is the policy's as
+    well: what it keeps until the request is over there. `computed_by`, too: when the prompt should be computed there,
+    monotonic seconds; for answers that come whole. `usage` is what the worker said of the prompt in the end.
     """
 
-    __slots__ = ("computed_by", "key", "matched", "model", "path", "session", "stay", "stream")
+    __slots__ = ("computed_by", "key", "matched", "model", "path", "session", "size", "stay", "stream", "usage")
 
     def __init__(
         self, path: str, key: bytes = b"", model: str | None = None, stream: bool = False, session: str | None = None
     ):
         self.path = path
         self.key = key
+        self.size = len(key)
         self.model = model
         self.stream = stream
         self.session = session
         self.matched = 0
         self.stay: Stay | None = None
         self.computed_by = math.inf
+        self.usage: Usage | None = None
 
     @property
     def prompt_tokens(self) -> int:
         """Estimated prompt length, tokens."""
-        return len(self.key) // BYTES_PER_TOKEN
+        return self.size // BYTES_PER_TOKEN
 
     @property
     def uncached_tokens(self) -> int:
         """Estimated prompt tokens that the picked worker must still compute."""
-        return (len(self.key) - self.matched) // BYTES_PER_TOKEN
+        return (self.size - self.matched) // BYTES_PER_TOKEN
 
 
 def parse(path: str, body: bytes, session: str | None = None) -> RouteRequest:

@@ -7,6 +7,7 @@ import random
 from typing import Final
 
 from router.fleet import Worker
+from router.policies.rooms import Rooms
 from router.prefix import PrefixIndex
 from router.request import BYTES_PER_TOKEN, RouteRequest
 
@@ -157,6 +158,7 @@ class LeastWork:
 
     def __init__(self, max_tree_size: int):
         self.index = PrefixIndex(max_tree_size)
+        self._rooms = Rooms(max_tree_size)
         self._paces = Paces()
         self._waiting = Lately()  # requests in prefill, per worker
         self._candidates: tuple[Worker, ...] = ()
@@ -164,13 +166,13 @@ class LeastWork:
     def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         if candidates is not self._candidates:  # the fleet gives the same tuple until something changes
             self._candidates = candidates
-            self.index.grow(sum(worker.kv_tokens or 0 for worker in candidates) * BYTES_PER_TOKEN)
+            self._rooms.among(candidates)
+            self.index.grow(self._rooms.total)
         worker = self._least(request, candidates, now, rng)
         before = worker.prefill_outstanding
         if request.stream and not worker.prefills:
             self._paces.started(worker, request, now)
-        limit = self.index.max_size if worker.kv_tokens is None else worker.kv_tokens * BYTES_PER_TOKEN
-        request.stay = self.index.enter(request.key, worker.id, limit)
+        request.stay = self.index.enter(request.key, worker.id, self._rooms.of(worker))
         request.matched = request.stay.held
         if not request.stream:
             request.computed_by = now + (before + request.uncached_tokens + STEP) * self._paces.usual
@@ -180,14 +182,19 @@ class LeastWork:
         self._paces.answered(worker, request, now)
 
     def done(self, request: RouteRequest, worker: Worker) -> None:
-        if request.stay is not None:
-            self.index.leave(request.stay)
-            request.stay = None
+        stay, request.stay = request.stay, None
+        if stay is None:
+            return
+        self.index.leave(stay)
+        if request.usage is not None:
+            self._rooms.told(worker, request.size, stay.held, request.usage)
+            self.index.grow(self._rooms.total)
 
     def forget(self, worker: Worker) -> None:
         """A worker that was started anew may be another machine."""
         self.index.forget(worker.id)
         self._paces.forget(worker)
+        self._rooms.forget(worker)
 
     def upkeep(self, now: float) -> None:
         self.index.upkeep()

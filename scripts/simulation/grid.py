@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from router.request import BYTES_PER_TOKEN
 from scripts.simulation import load, measure, world
 from scripts.simulation.contestants import CONTESTANTS
 from scripts.simulation.costs import ENGINES, Costs
@@ -42,6 +43,9 @@ class Incident:
     speeds: tuple[float, ...] = ()  # of the first workers; the rest have full speed
     change: Literal["join", "lose"] | None = None  # one more, cold; or the first one is gone
     streams: bool = True  # else answers come whole
+    told: bool = True  # engines tell what they hold
+    usage: bool = False  # answers tell what their prompts were: all whole ones do, streams where they are asked to
+    bytes_per_token: float = BYTES_PER_TOKEN
 
     def workers(self, replicas: int) -> int:
         """How many there are in the end, where everything is measured."""
@@ -62,7 +66,9 @@ SCENES: dict[str, Incident] = {
     "slow": Incident(speeds=(0.5,)),
     "join": Incident(change="join"),
     "lost": Incident(change="lose"),
-    "whole": Incident(streams=False),
+    "whole": Incident(streams=False, usage=True),
+    "untold": Incident(told=False, usage=True),
+    "wide": Incident(usage=True, bytes_per_token=6.0),  # as of prompts that are lists of token ids
 }
 
 
@@ -122,8 +128,10 @@ def engine(spec: str) -> Costs:
 def workload(cell: Cell, seed: int) -> Workload:
     """The cell's requests, not yet at its load. Raises TraceError."""
     if cell.path is not None:
-        return trace(cell.workload, Path(cell.path), seed, cell.requests, cell.part)
-    return generate(cell.workload, seed, cell.requests, cell.part)
+        found = trace(cell.workload, Path(cell.path), seed, cell.requests, cell.part)
+    else:
+        found = generate(cell.workload, seed, cell.requests, cell.part)
+    return dataclasses.replace(found, bytes_per_token=SCENES[cell.scene].bytes_per_token)
 
 
 @functools.lru_cache(maxsize=2)
@@ -134,7 +142,8 @@ def stage(cell: Cell, seed: int) -> tuple[Offer, measure.Window, Scene]:
     offer = load.scale(workload(cell, seed), cell.load, costs, workers, incident.power(cell.replicas))
     changes = incident.changes(cell.replicas, offer.span)
     counted = measure.window(offer, costs, workers, changes[0].at if changes else None)
-    return offer, counted, Scene(cell.replicas, costs, incident.speeds, changes, seed, incident.streams)
+    scene = Scene(cell.replicas, costs, incident.speeds, changes, seed, incident.streams, incident.told, incident.usage)
+    return offer, counted, scene
 
 
 def simulate(run: Run) -> Result:

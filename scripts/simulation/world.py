@@ -12,6 +12,7 @@ from typing import Any, Literal
 from router.fleet import Fleet, Lease, State, Worker
 from router.policies import Policy
 from router.request import RouteRequest
+from router.usage import Usage
 from scripts.simulation.costs import Costs
 from scripts.simulation.engine import Engine, Flight
 from scripts.simulation.job import Job, Workload
@@ -54,6 +55,8 @@ class Scene:
     changes: tuple[Change, ...] = ()
     seed: int = 0
     streams: bool = True  # else the router sees nothing of an answer before its end
+    told: bool = True  # engines tell how many tokens they hold
+    usage: bool = False  # answers tell what their prompts were
 
 
 class World:
@@ -181,6 +184,8 @@ class Router:
             world.wake(engine)
 
     def ended(self, flying: Flying, now: float) -> None:
+        if self.world.scene.usage:
+            flying.request.usage = Usage(flying.outcome.job.prompt, flying.outcome.cached)
         self.gone(flying, now, good=True)
         self.follow(flying.outcome.job)
 
@@ -221,7 +226,7 @@ class Router:
         worker = world.fleet.workers.get(id)
         if worker is None:
             worker = Worker(id, f"http://{id}")
-            worker.kv_tokens = scene.costs.kv_tokens  # as its engine tells
+            worker.kv_tokens = scene.costs.kv_tokens if scene.told else None
             world.fleet.add(worker)
             self.flying[id] = {}
         world.fleet.set_lifecycle(worker, State.READY)

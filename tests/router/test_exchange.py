@@ -547,3 +547,27 @@ async def test_a_prompt_of_which_nothing_is_heard_is_taken_for_computed_when_the
     assert (w.worker(0).prefills, w.worker(0).context > 0) == (0, True)
     silent.close()
     await w.quiet()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_worker_says_of_a_prompt_reaches_the_policy_and_the_counters(world, stream, apart):
+    w = await world(1)
+    usage = b'{"choices":[],"usage":{"prompt_tokens":50,"prompt_tokens_details":{"cached_tokens":32}}}'
+    if stream:
+        event, done = b"data: " + usage + b"\n\n", b"data: [DONE]\n\n"
+        w.workers[0].script(Stream([b"data: {}\n\n", event, done] if apart else [b"data: {}\n\n", event + done]))
+    else:
+        w.workers[0].script(Status(200, {}, usage + b" " * (8000 if apart else 0)))  # too far from the end
+    await w.post(STREAM if stream else PLAIN)
+    await w.quiet()
+    told = [(32, 50)] if stream or not apart else []
+    assert [(usage.cached, usage.prompt) for usage in w.plane.policy.usages] == told
+    assert [(w.plane.metrics.cached_tokens, w.plane.metrics.prompt_tokens)] == (told or [(0, 0)])
+
+
+async def test_what_an_error_says_of_a_prompt_is_not_taken_for_usage(world):
+    w = await world(1)
+    w.workers[0].script(Status(400, {}, b'{"usage":{"prompt_tokens":50}}'))
+    await w.post()
+    assert w.plane.policy.usages == []

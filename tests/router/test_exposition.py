@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.exposition import scrape
 from router.fleet import Fleet, State, Worker
 from router.metrics import Metrics
+from router.usage import Usage
 
 # Every name that the documentation promises, as a scrape shows it.
 NAMES = [
@@ -32,6 +33,8 @@ NAMES = [
     "cache_hit_ratio",
     "cache_hits_total",
     "cache_misses_total",
+    "reported_prompt_tokens_total",
+    "reported_cached_tokens_total",
     "index_size",
     "index_evictions_total",
     "policy_decision_seconds_bucket",
@@ -122,6 +125,13 @@ def test_predicted_hits_are_counted_and_weighed_by_bytes():
     assert (found["cache_hits_total"][()], found["cache_misses_total"][()]) == (1, 1)
     assert found["cache_hit_ratio"][()] == 0.3
     assert found["policy_decision_seconds_count"][()] == 2
+
+
+def test_what_engines_report_of_their_caches_is_counted_in_tokens():
+    metrics = Metrics()
+    metrics.told(Usage(100, 60))
+    found = samples(parts(metrics))
+    assert (found["reported_prompt_tokens_total"][()], found["reported_cached_tokens_total"][()]) == (100, 60)
 
 
 def test_the_hit_ratio_is_zero_before_the_first_request():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from router.metrics import Histogram, Metrics
+from router.usage import Usage
 
 
 def test_a_histogram_counts_a_value_on_a_bound_below_it():
@@ -18,3 +19,10 @@ def test_the_hit_ratio_is_weighed_by_bytes_and_zero_before_the_first_request():
     metrics.picked(1e-5, 300, 400)
     metrics.picked(1e-5, 0, 600)
     assert metrics.hit_ratio == 0.3
+
+
+def test_tokens_count_as_cached_or_not_where_the_engine_tells():
+    metrics = Metrics()
+    metrics.told(Usage(100, 60))
+    metrics.told(Usage(100, None))
+    assert (metrics.prompt_tokens, metrics.cached_tokens) == (100, 60)

@@ -25,6 +25,7 @@ class InOrder:
     def __init__(self) -> None:
         self.under_way: dict[Any, Worker] = {}  # picked for, and not done
         self.answers = 0
+        self.usages: list[Any] = []
 
     def pick(self, request: Any, candidates: Any, now: float, rng: random.Random) -> Worker:
         assert request not in self.under_way, "the pick before was not done"
@@ -36,7 +37,8 @@ class InOrder:
         self.answers += 1
 
     def done(self, request: Any, worker: Worker) -> None:
-        self.under_way.pop(request, None)
+        if self.under_way.pop(request, None) and request.usage is not None:
+            self.usages.append(request.usage)
 
     def forget(self, worker: Worker) -> None: ...
 

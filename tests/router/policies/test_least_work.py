@@ -11,6 +11,7 @@ import pytest
 from router.fleet import Lease, State, Worker
 from router.policies.least_work import LATELY, PAIRS, USUAL, Lately, LeastWork
 from router.request import BYTES_PER_TOKEN, RouteRequest
+from router.usage import Usage
 from tests.router.policies.worlds import Router, workers
 
 LONG = b"the same long beginning of many prompts " * 100  # 1,000 tokens
@@ -174,6 +175,19 @@ def test_the_index_has_room_for_what_all_engines_hold() -> None:
     assert fleet.work.index.max_size == 1 << 20
     fleet.whole(prompt(100, "a"))
     assert fleet.work.index.max_size == 8 * 100_000 * BYTES_PER_TOKEN
+
+
+def test_what_answers_tell_of_their_prompts_makes_room() -> None:
+    [worker] = workers(0)
+    worker.kv_tokens = 1_000_000
+    fleet = Fleet(worker)
+    asked = prompt(10_000, "a")
+    lease = fleet.begin(asked)
+    asked.usage = Usage(10_000, 8000)  # of which the index knew nothing
+    fleet.finish(asked, lease)
+    assert fleet.work.index.max_size > 4_000_000
+    fleet.work.forget(worker)
+    assert fleet.work._rooms.of(worker) == 4_000_000
 
 
 def test_what_requests_in_flight_refer_to_stays_and_the_last_to_end_is_the_last_to_go() -> None:

@@ -79,7 +79,15 @@ def test_a_constant_of_an_engine_can_be_changed():
 
 def test_the_load_is_that_of_the_smaller_fleet():
     about = {name: (scene.workers(8), scene.power(8)) for name, scene in SCENES.items()}
-    assert about == {"steady": (8, 8), "slow": (8, 7.5), "join": (9, 8), "lost": (7, 7), "whole": (8, 8)}
+    assert about == {
+        "steady": (8, 8),
+        "slow": (8, 7.5),
+        "join": (9, 8),
+        "lost": (7, 7),
+        "whole": (8, 8),
+        "untold": (8, 8),
+        "wide": (8, 8),
+    }
 
 
 def test_what_is_measured_begins_with_the_change():

@@ -42,6 +42,7 @@ class Watch(RoundRobin):
         self.world = world
         self.told: list[tuple[str, float]] = []
         self.placed: list[Job] = []
+        self.usages: list[tuple[int, int | None]] = []
         self.keys: list[int] = []
         self.fleet: list[tuple[int, int, int, int]] = []  # in flight, prefills, uncached and context of all workers
 
@@ -51,6 +52,10 @@ class Watch(RoundRobin):
         self.keys.append(len(request.key))
         self.fleet.append(loads(self.world))
         return super().pick(request, candidates, now, rng)
+
+    def done(self, request: RouteRequest, worker: Worker) -> None:
+        if request.usage is not None:
+            self.usages.append((request.usage.prompt, request.usage.cached))
 
     def upkeep(self, now: float) -> None:
         self.told.append(("upkeep", now))
@@ -131,6 +136,15 @@ def test_of_an_answer_that_comes_whole_the_router_sees_nothing_before_its_end():
         outcome = play.outcomes[0]
         assert begun(outcome) < ended(outcome)
         assert play.told("first") == [begun(outcome) if streams else ended(outcome)]
+
+
+def test_engines_tell_what_they_hold_and_answers_what_their_prompts_were_where_the_scene_says_so():
+    first = job(0.0, 1000)
+    again = dataclasses.replace(first, arrival=5.0)
+    for told, usage in ((True, False), (False, True)):
+        play = Play(first, again, replicas=1, told=told, usage=usage)
+        assert play.world.fleet.workers["w0"].kv_tokens == (COSTS.kv_tokens if told else None)
+        assert play.policy.usages == ([(1000, 0), (1000, 896)] if usage else [])
 
 
 def test_the_same_prompt_again_hits_all_but_the_last_block():

@@ -1,0 +1,43 @@
+"""What an engine says a prompt was to it: its tokens, and those that it had cached. Pure.
+
+In OpenAI's shapes that is `usage`, in SGLang's /generate `meta_info`; either ends the answer. What was cached llama.cpp
+always tells, SGLang with --enable-cache-report (/generate: always), vLLM with --enable-prompt-tokens-details.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+NEAR_THE_END: Final = 4096  # bytes of an answer; what engines put after it are some hundred
+
+# A quote inside a JSON string is escaped: nothing that a model writes looks like these.
+_PROMPT: Final = b'"prompt_tokens":'
+_CACHED: Final = b'"cached_tokens":'
+_NUMBER: Final = re.compile(rb"\s*([0-9]{1,9})[\s,}]")
+
+
+class Usage:
+    """Of one prompt, in the engine's tokens. `cached` is None where it does not tell."""
+
+    __slots__ = ("cached", "prompt")
+
+    def __init__(self, prompt: int, cached: int | None):
+        self.prompt = prompt
+        self.cached = cached
+
+
+def read(end: bytes) -> Usage | None:
+    """The usage in the last bytes of an answer; None where it is not, or not whole."""
+    prompt = _last(end, _PROMPT)
+    if not prompt:
+        return None
+    cached = _last(end, _CACHED)
+    return Usage(prompt, cached if cached is None or cached <= prompt else None)
+
+
+def _last(end: bytes, name: bytes) -> int | None:
+    """The number that follows the name where it stands last."""
+    at = end.rfind(name, max(0, len(end) - NEAR_THE_END))
+    found = _NUMBER.match(end, at + len(name)) if at >= 0 else None
+    return int(found[1]) if found is not None else None
