@@ -549,21 +549,32 @@ async def test_a_prompt_of_which_nothing_is_heard_is_taken_for_computed_when_the
     await w.quiet()
 
 
-@pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_what_the_worker_says_of_a_prompt_reaches_the_policy_and_the_counters(world, stream, apart):
+USAGE = b'{"choices":[],"usage":{"prompt_tokens":50,"prompt_tokens_details":{"cached_tokens":32}}}'
+
+
+@pytest.mark.parametrize(("spaces", "told"), [(0, [(32, 50)]), (8000, [])], ids=["at the end", "far from it"])
+async def test_what_the_worker_says_of_a_prompt_reaches_the_policy_and_the_counters(world, spaces, told):
     w = await world(1)
-    usage = b'{"choices":[],"usage":{"prompt_tokens":50,"prompt_tokens_details":{"cached_tokens":32}}}'
-    if stream:
-        event, done = b"data: " + usage + b"\n\n", b"data: [DONE]\n\n"
-        w.workers[0].script(Stream([b"data: {}\n\n", event, done] if apart else [b"data: {}\n\n", event + done]))
-    else:
-        w.workers[0].script(Status(200, {}, usage + b" " * (8000 if apart else 0)))  # too far from the end
-    await w.post(STREAM if stream else PLAIN)
+    w.workers[0].script(Status(200, {}, USAGE + b" " * spaces))
+    await w.post()
     await w.quiet()
-    told = [(32, 50)] if stream or not apart else []
     assert [(usage.cached, usage.prompt) for usage in w.plane.policy.usages] == told
-    assert [(w.plane.metrics.cached_tokens, w.plane.metrics.prompt_tokens)] == (told or [(0, 0)])
+    assert [(w.metrics.cached_tokens, w.metrics.prompt_tokens)] == (told or [(0, 0)])
+
+
+@pytest.mark.parametrize("together", [1, 3])
+async def test_what_it_says_in_a_stream_is_read_though_the_last_event_comes_after_it(world, together):
+    w = await world(1)
+    gate = asyncio.Semaphore(0)
+    events = [b"data: {}\n\n", b"data: " + USAGE + b"\n\n", b"data: [DONE]\n\n"]
+    w.workers[0].script(Stream([b"".join(events)] if together == 3 else events, gate))
+    client = await w.connect()
+    client.post("/generate", STREAM)
+    for event in events[-1:] if together == 3 else events:
+        gate.release()
+        await client.reader.readuntil(event)
+    await w.quiet()
+    assert [(usage.cached, usage.prompt) for usage in w.plane.policy.usages] == [(32, 50)]
 
 
 async def test_what_an_error_says_of_a_prompt_is_not_taken_for_usage(world):
