@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from math import isqrt
+from typing import Final
 
 from router.fleet import Worker
 from router.policies.base import lowest
@@ -13,7 +14,7 @@ from router.request import RouteRequest
 
 # Workers among which the emptiest is looked for. Of 32 neighbours in a large fleet the emptiest is on average among the
 # emptiest thirtieth of all, which is as good, and a request does not become dearer with every worker.
-LOOKED_AT = 32
+LOOKED_AT: Final = 32
 
 
 class CacheAware:
@@ -102,10 +103,24 @@ class CacheAware:
     def _emptiest(self, workers: tuple[Worker, ...], limit: int, rng: random.Random) -> Worker:
         """Of those with at most `limit` in flight the one with the smallest share of the index, ties by load."""
         start = int(rng.random() * max(1, len(workers) - LOOKED_AT + 1))
-        some = [worker for worker in workers[start : start + LOOKED_AT] if worker.inflight <= limit]
-        some = some or [worker for worker in workers if worker.inflight <= limit]
-        share = self.index.share
-        return lowest(some, [(share(worker.id), worker.inflight) for worker in some], rng)
+        found = self._smallest(workers[start : start + LOOKED_AT], limit, rng) or self._smallest(workers, limit, rng)
+        assert found is not None  # the least loaded one is within any limit
+        return found
+
+    def _smallest(self, workers: tuple[Worker, ...], limit: int, rng: random.Random) -> Worker | None:
+        """One loop over plain numbers: with lists of pairs, it was a third of what a decision costs."""
+        best, least, ties = None, 0, 0
+        for worker in workers:
+            if worker.inflight > limit:
+                continue
+            share = self.index.share(worker.id)
+            if best is None or share < least or (share == least and worker.inflight < best.inflight):
+                best, least, ties = worker, share, 1
+            elif share == least and worker.inflight == best.inflight:
+                ties += 1
+                if rng.random() * ties < 1:
+                    best = worker
+        return best
 
 
 def _skeleton(key: bytes) -> int:
