@@ -18,7 +18,7 @@ PROMPTS = 200  # different ones: the prefix index, which may grow, is full of th
 class End(enum.Enum):
     GOOD = "good"  # the whole answer that was asked for
     TOLD = "told"  # an error, as a whole answer with its status
-    BROKEN = "broken"  # a stream that had begun: one error event, no [DONE], and the connection cut
+    BROKEN = "broken"  # it had begun, and the connection was cut; a stream: after one error event, without [DONE]
     LOST = "lost"  # no byte of an answer, and the connection closed
     WRONG = "wrong"  # anything else: half an answer that looks whole, two errors, a torn event
 
@@ -35,6 +35,7 @@ class Shot:
     status: int = 0
     retry_after: bool = False
     worker: str = ""
+    id: str = ""
     end: End | None = None
     body: bytes = b""  # of one that did not end well
 
@@ -126,7 +127,7 @@ def judge(shot: Shot, head: bytes, body: bytes, complete: bool) -> End:
     if shot.status != 200:
         return End.TOLD if complete else End.WRONG
     if not shot.stream:
-        return End.GOOD if complete and b'"usage"' in body else End.WRONG
+        return (End.GOOD if b'"usage"' in body else End.WRONG) if complete else End.BROKEN
     events = [event for event in unchunked(body).split(b"\n\n") if event]
     if complete:
         told = shot.script.get("tokens", 3)
@@ -161,15 +162,29 @@ async def shoot(url: str, script: dict[str, Any], stream: bool = False, caller: 
     return shot
 
 
-async def ask(caller: Caller, shot: Shot) -> None:
+@dataclass(frozen=True)
+class Ask:
+    """A request that is drawn; `leaves`: the client is gone after so many seconds."""
+
+    script: dict[str, Any]
+    stream: bool = False
+    leaves: float | None = None
+
+
+def body_of(shot: Shot) -> bytes:
     text = f"what is {random.randrange(PROMPTS)}? " * 4
-    caller.send(json.dumps({"text": text, "stream": shot.stream, "chaos": shot.script}).encode())
+    return json.dumps({"text": text, "stream": shot.stream, "chaos": shot.script}).encode()
+
+
+async def ask(caller: Caller, shot: Shot) -> None:
+    caller.send(body_of(shot))
     head, body, complete = await caller.answer()
     shot.ended, shot.first = time.monotonic(), caller.first
     lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
     shot.status = int(lines[0].split(" ")[1]) if head else 0
     shot.retry_after, shot.worker = "retry-after" in headers, headers.get("x-worker-id", "")
+    shot.id = headers.get("x-request-id", "")
     shot.end = judge(shot, head, body, complete)
     if shot.end is not End.GOOD:
         shot.body = body[-600:]
@@ -182,6 +197,7 @@ class Load:
         self.url = url
         self.shots: list[Shot] = []
         self.under_way = 0
+        self.left = 0  # requests whose client did not wait
         self._over = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._loose: set[asyncio.Task[None]] = set()
@@ -190,6 +206,11 @@ class Load:
         """So many clients more, each with one request after another and `rest` seconds in between."""
         for number in range(count):
             self._tasks.append(asyncio.create_task(self._client(script, stream, rest, number / count)))
+        return self
+
+    def mixed(self, count: int, choose: Callable[[], Ask]) -> Load:
+        """So many clients, each request of which is drawn."""
+        self._tasks += [asyncio.create_task(self._drawn(choose)) for _ in range(count)]
         return self
 
     def steady(self, rate: float, script: dict[str, Any], stream: bool = False) -> Load:
@@ -210,6 +231,23 @@ class Load:
             await self._one(caller, script, stream)
             if rest:
                 await asyncio.sleep(rest)
+        if caller is not None:
+            caller.close()
+
+    async def _drawn(self, choose: Callable[[], Ask]) -> None:
+        caller: Caller | None = None
+        while not self._over.is_set():
+            if caller is None or not caller.open:
+                caller = await Caller.connect(self.url)
+            drawn = choose()
+            if drawn.leaves is None:
+                await self._one(caller, drawn.script, drawn.stream)
+            else:
+                caller.send(body_of(Shot(drawn.stream, drawn.script, 0.0)))
+                await asyncio.sleep(drawn.leaves)
+                caller.close()
+                caller = None
+                self.left += 1
         if caller is not None:
             caller.close()
 
@@ -250,6 +288,13 @@ class Load:
         await asyncio.gather(*self._tasks)
         while self._loose:
             await asyncio.sleep(0.02)
+
+    def stop_now(self) -> None:
+        """The server is gone: wait for nothing."""
+        self._over.set()
+        for task in (*self._tasks, *self._loose):
+            task.cancel()
+        self._tasks.clear()
 
     # -- the ledger
 

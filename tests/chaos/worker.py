@@ -1,8 +1,9 @@
 """A worker without a model that does with each request what the request says: a real process, to be killed and stopped.
 
 The `chaos` object of a request's body is its script (see Script): how long the prefill takes, how many tokens follow,
-what goes wrong. `POST /mood` changes the worker itself: {"status": 503} makes it answer every request so, {"stuck":
-true} makes it take requests and answer none, though /health says 200. `GET /seen` counts the requests that arrived.
+what goes wrong. `POST /mood` changes the worker itself: {"status": 503} makes it answer every request so, {"cut":
+"reset"} makes it answer none but end their connections, and {"stuck": true} makes it take requests and answer none,
+though /health says 200. `GET /seen` counts the requests that arrived.
 """
 
 from __future__ import annotations
@@ -68,6 +69,9 @@ class Scripted:
             script = Script(**json.loads(request.body).get("chaos", {}))
         except (ValueError, TypeError):
             await connection.write(counted(400, JSON, b'{"error": {"message": "what is that?"}}'))
+            return
+        if "cut" in self.mood:
+            connection.end(self.mood["cut"])
             return
         if "status" in self.mood:
             await connection.write(counted(self.mood["status"], JSON, b'{"error": {"message": "not now"}}'))
@@ -168,7 +172,7 @@ async def serve(options: argparse.Namespace) -> None:
         sys.exit("cannot load the model: told to fail")
     worker = Worker()
     worker.default = Scripted(options.places)
-    await worker.listen(options.port)
+    await worker.listen(options.port, options.backlog)
     await asyncio.Event().wait()
 
 
@@ -179,6 +183,7 @@ def main() -> None:
     parser.add_argument("--startup", type=float, default=0.0, help="seconds before it listens")
     parser.add_argument("--places", type=int, default=100_000, help="requests that are worked on at once")
     parser.add_argument("--files", type=int, default=0, help="how many it may open; 0: as many as it is given")
+    parser.add_argument("--backlog", type=int, default=1000, help="connections that may wait to be accepted")
     parser.add_argument("--child", action="store_true", help="leave a process in a session of its own")
     parser.add_argument("--stubborn", action="store_true", help="go on after SIGTERM")
     parser.add_argument("--fail", action="store_true", help="exit instead of listening")

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 import psutil
 
 from tests.chaos.load import Load
@@ -96,6 +97,10 @@ class Server:
     async def worker(self, number: int = 0) -> dict[str, Any]:
         return (await self.command.workers())[number]
 
+    async def mood(self, number: int, **mood: Any) -> None:
+        """Change how worker `number` takes its requests; see tests/chaos/worker.py."""
+        await set_mood((await self.worker(number))["url"], **mood)
+
     async def until(self, holds: Callable[[list[dict[str, Any]]], bool], poll: float = 0.02) -> float:
         """Wait for something that GET /workers shows; returns when it was, monotonic seconds."""
         while not holds(await self.command.workers()):
@@ -158,7 +163,7 @@ class World:
 
     async def _start(self, program: str, *args: str, files: int = 0, **environ: str) -> Server:
         window = str(self.folder / f"window{len(self.servers)}")
-        environ = {**state_folder(self.folder), MARKER: self.marker, **environ}
+        environ = {**self.environ(), **environ}
         through = ("tests.chaos.observed", window)
         command = await Command.start(program, "--port", "0", *args, files=files, through=through, **environ)
         if not command.url:
@@ -166,12 +171,16 @@ class World:
         self.servers.append(Server(command, window))
         return self.servers[-1]
 
+    def environ(self) -> dict[str, str]:
+        """What everything of this case has in its environment."""
+        return {**os.environ, **state_folder(self.folder), MARKER: self.marker}
+
     async def worker(self, *options: str) -> tuple[asyncio.subprocess.Process, str]:
         """A scripted worker of its own, listening; its process and URL."""
         port = free_port()
         argv = (sys.executable, "-m", "tests.chaos.worker", "--port", str(port), *options)
-        environ = {**os.environ, MARKER: self.marker}
-        process = await asyncio.create_subprocess_exec(*argv, env=environ)
+        with (self.folder / f"worker-{port}.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(*argv, env=self.environ(), stderr=log)
         self._processes.append(process)
         while not listens(port):
             await asyncio.sleep(0.02)
@@ -277,7 +286,7 @@ def case(short: bool = False) -> Callable[[Callable[[World], Awaitable[None]]], 
     return lambda run: Case(run, short)
 
 
-async def run(case: Case, full: bool, patience: float = 300.0) -> World:
+async def run(case: Case, full: bool, patience: float = 280.0) -> World:
     """Run one case to its end; an exception in it is a figure that was not met."""
     world = World(full)
     try:
@@ -301,12 +310,23 @@ def kill(pid: int) -> float:
     return time.monotonic()
 
 
+async def set_mood(url: str, **mood: Any) -> None:
+    async with aiohttp.ClientSession() as session, session.post(url + "/mood", json=mood) as answer:
+        await answer.read()
+
+
+async def seen(url: str) -> int:
+    """How many requests have arrived at a worker."""
+    async with aiohttp.ClientSession() as session, session.get(url + "/seen") as answer:
+        return int((await answer.json())["seen"])
+
+
 def marked(marker: str) -> list[psutil.Process]:
     """The living processes that a case started, however they have left their parents."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARKER) == marker and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(MARKER, "").startswith(marker) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             pass

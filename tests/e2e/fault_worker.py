@@ -439,9 +439,10 @@ class FaultWorker:
         await worker.listen(port)
         return worker
 
-    async def listen(self, port: int) -> None:
+    async def listen(self, port: int, backlog: int = 100) -> None:
+        """Begin to serve; `backlog` connections may wait to be accepted. Raises OSError when the port is taken."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", port)
+        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", port, backlog=backlog)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
