@@ -17,7 +17,7 @@ from scripts.benchmark.bench import QUICK, Bench, Settings
 from scripts.benchmark.cases import CASES
 from scripts.benchmark.contestants import NAMES, OURS
 from scripts.benchmark.processes import LOAD_CPU, interruptible
-from scripts.benchmark.program import Program, checkout
+from scripts.policy_trial.command import obtain, policies
 
 INTERRUPTED = "interrupted: only the cases that were complete"
 
@@ -35,7 +35,10 @@ def _listed(known: Sequence[str]) -> Any:
     return read
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option("--cases", metavar="A,B", callback=_listed(list(CASES)), help=f"Some of {', '.join(CASES)}.")
 @click.option("--only", metavar="A,B", callback=_listed(NAMES), help=f"Some of {', '.join(NAMES)}.")
 @click.option("--secs", type=click.IntRange(1), default=5, show_default=True, help="Length of one measurement.")
@@ -51,11 +54,14 @@ def _listed(known: Sequence[str]) -> Any:
 )  # fmt: skip
 @click.option("--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Keep all figures here.")
 @click.option("--png", "png_path", metavar="FILE", type=click.Path(path_type=Path), help="Draw them here.")
+@click.pass_context
 def main(
-    cases: list[str], only: list[str], secs: int, rounds: int, quick: bool, router: str | None, peers: str | None,
-    json_path: Path | None, png_path: Path | None,
+    context: click.Context, cases: list[str], only: list[str], secs: int, rounds: int, quick: bool,
+    router: str | None, peers: str | None, json_path: Path | None, png_path: Path | None,
 ) -> None:  # fmt: skip
     """Measure the router beside its peers, and print which goals are met. How to read it: scripts/README.md."""
+    if context.invoked_subcommand:
+        return
     if machine.cpus() < 2:
         raise click.ClickException("two CPUs are needed: one for the router, one for the load")
     draw = _drawer() if png_path else None
@@ -67,7 +73,7 @@ def main(
         notes.append("quick: every figure is too short to judge by")
     with tempfile.TemporaryDirectory(prefix="bench-") as name, interruptible():
         folder = Path(name)
-        program = _program(router, folder) if OURS in only else None
+        program = obtain(router, folder, _say) if OURS in only else None
         if program is not None:
             field.insert(0, contestants.ours(program, folder))
         about = machine.describe(field)
@@ -82,18 +88,11 @@ def main(
         sys.exit(130)
 
 
+main.add_command(policies)
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _program(router: str | None, folder: Path) -> Program:
-    if router is not None:
-        return Program(router)
-    _say("building llm-launch, as it would be installed: a minute")
-    try:
-        return checkout(folder)
-    except RuntimeError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _drawer() -> Callable[[Path, str, Sequence[str], dict[str, Any]], None]:

@@ -70,6 +70,17 @@ class Contestant:
     env: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Probe:
+    """A request that is answered once a router serves."""
+
+    path: str
+    body: bytes
+
+
+GENERATE = Probe("/generate", b'{"text":"hello","sampling_params":{"max_new_tokens":8}}')
+
+
 class Running:
     """A contestant that serves."""
 
@@ -83,12 +94,12 @@ class Running:
 def find(peers: str | None) -> tuple[list[Contestant], list[str]]:
     """The others that are installed, and a line on each that is not. `peers`: the Python that has the peers."""
     found, missing = [], []
-    for name, package in PEERS.items():
-        version = _version(peers, name) if peers else None
-        if peers and version:
-            found.append(Contestant(name, version, _peer(peers, package)))
+    for name in PEERS:
+        contestant = peer(peers, name)
+        if contestant:
+            found.append(contestant)
         else:
-            missing.append(f"{name}: not measured; python3 -m venv peers && peers/bin/pip install {name}, then --peers")
+            missing.append(f"{name}: not measured; {how_to_install(name)}")
     if shutil.which("nginx"):
         told = subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr
         found.append(Contestant(NGINX, told.strip().rpartition("/")[2], _nginx))
@@ -97,26 +108,39 @@ def find(peers: str | None) -> tuple[list[Contestant], list[str]]:
     return found, missing
 
 
-def ours(program: Program, folder: Path) -> Contestant:
-    """All features as they are by default, and a key that every request must carry."""
+def peer(peers: str | None, name: str, policy: str = "cache_aware") -> Contestant | None:
+    """One of PEERS, if the Python `peers` has it."""
+    version = _version(peers, name) if peers else None
+    return Contestant(name, version, _peer(peers, PEERS[name], policy)) if peers and version else None
+
+
+def how_to_install(peer: str) -> str:
+    return f"python3 -m venv peers && peers/bin/pip install {peer}, then --peers peers/bin/python"
+
+
+def ours(program: Program, folder: Path, policy: str | None = None) -> Contestant:
+    """All features as they are by default, `policy` too if None, and a key that every request must carry."""
     key = secrets.token_hex(16)
 
     def command(port: int, urls: Sequence[str], folder: Path) -> list[str]:
         file = folder / "key"
         file.write_text(key)
-        return program.command("-m", "router", "--port", str(port), "--worker-urls", *urls, "--api-key-file", str(file))
+        chosen = () if policy is None else ("--policy", policy)
+        return program.command(
+            "-m", "router", "--port", str(port), "--worker-urls", *urls, "--api-key-file", str(file), *chosen
+        )
 
     return Contestant(OURS, program.version(folder), command, f"authorization: Bearer {key}", program.env)
 
 
-def _peer(python: str, package: str) -> Callable[[int, Sequence[str], Path], list[str]]:
+def _peer(python: str, package: str, policy: str) -> Callable[[int, Sequence[str], Path], list[str]]:
     """They share their ancestor's command line. Quieter than their default; smg limits and polls less than it would."""
 
     def command(port: int, urls: Sequence[str], folder: Path) -> list[str]:
         return [
             python, "-m", f"{package}.launch_router",
             "--host", "127.0.0.1", "--port", str(port), "--worker-urls", *urls,
-            "--policy", "cache_aware", "--log-level", "error",
+            "--policy", policy, "--log-level", "error",
             "--prometheus-port", str(free_port()), "--worker-startup-check-interval", "1",
             *(["--disable-load-monitoring", "--max-concurrent-requests", "0"] if package == "smg" else []),
         ]  # fmt: skip
@@ -137,7 +161,7 @@ def _version(python: str, distribution: str) -> str | None:
     return told.stdout.strip() or None
 
 
-def start(contestant: Contestant, urls: Sequence[str], folder: Path) -> Running:
+def start(contestant: Contestant, urls: Sequence[str], folder: Path, probe: Probe = GENERATE) -> Running:
     """Start it, pinned, and return once it has answered a request. Raises RuntimeError when it does not."""
     port = free_port()
     log = folder / f"{contestant.name}-{port}.log"
@@ -147,7 +171,7 @@ def start(contestant: Contestant, urls: Sequence[str], folder: Path) -> Running:
         )
     running = Running(contestant, child, port)
     try:
-        _wait(running, len(urls))
+        _wait(running, len(urls), probe)
     except BaseException as error:
         child.stop()
         if isinstance(error, TimeoutError):
@@ -157,23 +181,23 @@ def start(contestant: Contestant, urls: Sequence[str], folder: Path) -> Running:
     return running
 
 
-def _wait(running: Running, workers: int) -> None:
+def _wait(running: Running, workers: int, probe: Probe) -> None:
     deadline = time.monotonic() + STARTUP
     while time.monotonic() < deadline and running.child.process.poll() is None:
-        if _answers(running) and (running.name != OURS or _ready(running, workers)):
+        if answers(running, probe) and (running.name != OURS or _ready(running, workers)):
             return
         time.sleep(0.2)
     raise TimeoutError
 
 
-def _answers(running: Running) -> bool:
+def answers(running: Running, probe: Probe) -> bool:
+    """Whether it answers the probe with status 200."""
     headers = {"content-type": "application/json"}
     if running.header:
         name, _, value = running.header.partition(": ")
         headers[name] = value
-    body = b'{"text":"hello","sampling_params":{"max_new_tokens":8}}'
-    url = f"http://127.0.0.1:{running.port}/generate"
-    return _status(urllib.request.Request(url, data=body, headers=headers)) is not None
+    url = f"http://127.0.0.1:{running.port}{probe.path}"
+    return _status(urllib.request.Request(url, data=probe.body, headers=headers)) is not None
 
 
 def _ready(running: Running, workers: int) -> bool:

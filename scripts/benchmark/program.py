@@ -19,6 +19,13 @@ source = router.exchange.__file__.endswith(".py")
 print(importlib.metadata.version("llm-launch") + (", not compiled" if source else ", compiled"))
 """
 
+HASH = """
+import hashlib, pathlib, router
+folder = pathlib.Path(router.__file__).parent
+files = sorted(folder.rglob("*.py"))
+print(hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12])
+"""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -34,6 +41,10 @@ class Program:
         """And whether its hot modules are compiled. Raises RuntimeError when it cannot be imported."""
         told = _run(self.command("-c", TELL), folder, self.env)
         return told.strip()
+
+    def fingerprint(self, folder: Path) -> str:
+        """A hash of the router's sources. Raises RuntimeError when it cannot be imported."""
+        return _run(self.command("-c", HASH), folder, self.env).strip()
 
 
 def checkout(folder: Path) -> Program:

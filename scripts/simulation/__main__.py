@@ -6,10 +6,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -17,97 +15,42 @@ from scripts.simulation import compare, grid, report, tuning
 from scripts.simulation.compare import Field, Runs
 from scripts.simulation.contestants import CONTESTANTS
 from scripts.simulation.costs import ENGINES
-from scripts.simulation.grid import SCENES, Cell, GridError, Run
-from scripts.simulation.trace import Part, TraceError
-from scripts.simulation.trace import read as read_trace
+from scripts.simulation.grid import SCENES, Cell, Run
+from scripts.simulation.options import Source, engines, in_a_folder, none_twice, picture, said, sources
+from scripts.simulation.trace import Part
 from scripts.simulation.workloads import GENERATORS
 
-PICTURES = (".png", ".svg", ".pdf")
 PATIENCE = 10.0  # s between two lines on how far it is
 
 # Everything, short: shows that all works.
 QUICK = {"replicas": (3,), "loads": (0.7,), "scenes": tuple(SCENES), "seeds": 2, "requests": 50}
 
 
-@dataclass(frozen=True)
-class Source:
-    """A workload by its name, with its file if it is a trace."""
-
-    name: str
-    path: str | None = None
-
-
-def _sources(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> list[Source]:
-    """A generated workload's name, or NAME=PATH of a trace; none given: all that are generated."""
-    sources = [Source(name, path or None) for name, _, path in (text.partition("=") for text in given)]
-    for source in sources:
-        if source.path is None and source.name not in GENERATORS:
-            raise click.BadParameter(f"{source.name} is none of {', '.join(GENERATORS)}, nor NAME=PATH of a trace")
-        if source.path is not None and (source.name in GENERATORS or not source.name):
-            raise click.BadParameter(f"{source.name}={source.path}: give the trace a name of its own")
-        if source.path is not None:
-            _said(partial(read_trace, Path(source.path)))
-    return sources or [Source(name) for name in GENERATORS]
-
-
-def _engines(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> Sequence[str]:
-    for spec in given:
-        _said(partial(grid.engine, spec))
-    return given
-
-
-def _said(act: Callable[[], Any]) -> Any:
-    """Its result; what is wrong with a file or a value ends in a line."""
-    try:
-        return act()
-    except (GridError, TraceError) as error:
-        raise click.ClickException(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"{error.filename}: {error.strerror}") from None
-
-
-def _in_a_folder(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    """A file to be written: hours later would be late to find that it cannot be."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise click.BadParameter(f"the folder of {path} does not exist")
-    return path
-
-
-def _picture(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    if path is not None and path.suffix not in PICTURES:
-        raise click.BadParameter(f"{path} must end in one of {', '.join(PICTURES)}")
-    return _in_a_folder(context, parameter, path)
-
-
-def _none_twice(context: click.Context, parameter: click.Parameter, given: Sequence[Any]) -> Sequence[Any]:
-    return tuple(dict.fromkeys(given))
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
-    "--workload", "sources", multiple=True, metavar="NAME[=PATH]", callback=_sources,
+    "--workload", "sources", multiple=True, metavar="NAME[=PATH]", callback=sources,
     help=f"{', '.join(GENERATORS)}, or NAME=PATH of a Mooncake trace. Again for more; default: all generated.",
 )  # fmt: skip
 @click.option(
-    "--policy", "policies", multiple=True, type=click.Choice(list(CONTESTANTS)), metavar="NAME", callback=_none_twice,
+    "--policy", "policies", multiple=True, type=click.Choice(list(CONTESTANTS)), metavar="NAME", callback=none_twice,
     help=f"Some of {', '.join(CONTESTANTS)}. Again for more; default: all.",
 )  # fmt: skip
 @click.option("--base", metavar="NAME", help="The policy that all others are compared with. Default: the first one.")
 @click.option(
-    "--replicas", multiple=True, type=click.IntRange(1, 1024), default=(8,), show_default=True, callback=_none_twice,
+    "--replicas", multiple=True, type=click.IntRange(1, 1024), default=(8,), show_default=True, callback=none_twice,
     help="Engines. Again for more.",
 )  # fmt: skip
 @click.option(
     "--load", "loads", multiple=True, type=click.FloatRange(0.01, 10), default=(0.7,), show_default=True,
-    callback=_none_twice, help="Share of the engines' time that the requests take. Again for more.",
+    callback=none_twice, help="Share of the engines' time that the requests take. Again for more.",
 )  # fmt: skip
 @click.option(
     "--engine", "engines", multiple=True, metavar="NAME[,CONSTANT*FACTOR]", default=("h100_8b",), show_default=True,
-    callback=_engines, help=f"Some of {', '.join(ENGINES)}, with constants changed. Again for more.",
+    callback=engines, help=f"Some of {', '.join(ENGINES)}, with constants changed. Again for more.",
 )  # fmt: skip
 @click.option(
     "--scene", "scenes", multiple=True, type=click.Choice(list(SCENES)), default=("steady",), show_default=True,
-    callback=_none_twice, help="slow: one of half speed; join: one more, cold; lost: one dies. Again for more.",
+    callback=none_twice, help="slow: one of half speed; join: one more, cold; lost: one dies. Again for more.",
 )  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Runs with other arrivals.")
 @click.option(
@@ -116,7 +59,7 @@ def _none_twice(context: click.Context, parameter: click.Parameter, given: Seque
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="Everything, very short: shows that it works, not who is better.")
 @click.option(
-    "--tune", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), callback=_in_a_folder,
+    "--tune", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), callback=in_a_folder,
     help="Find each policy's best settings on the first third, keep them here, and do nothing else.",
 )  # fmt: skip
 @click.option(
@@ -124,16 +67,16 @@ def _none_twice(context: click.Context, parameter: click.Parameter, given: Seque
     help="Let the policies take part with these settings, too; traces then without their first third.",
 )  # fmt: skip
 @click.option(
-    "--runs", "runs_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), callback=_in_a_folder,
+    "--runs", "runs_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), callback=in_a_folder,
     help="Keep each run here as it ends; what it has already is not run again.",
 )  # fmt: skip
 @click.option("--processes", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="one for each CPU")
 @click.option(
-    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), callback=_in_a_folder,
+    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), callback=in_a_folder,
     help="Keep all figures here.",
 )  # fmt: skip
 @click.option(
-    "--png", "png_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), callback=_picture,
+    "--png", "png_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), callback=picture,
     help="Draw them against load here.",
 )  # fmt: skip
 def main(
@@ -165,14 +108,14 @@ def main(
         raise click.ClickException(_interrupted(runs_path)) from None
     report.show(report.console(), runs, against)
     if json_path:
-        _said(partial(report.keep, json_path, runs, against))
+        said(partial(report.keep, json_path, runs, against))
     if draw and png_path:
-        _said(partial(draw, png_path, runs, against))
+        said(partial(draw, png_path, runs, against))
 
 
 def _field(policies: Sequence[str], tuned: Path | None) -> Field:
     """By label: each policy with its defaults, then with its tuned settings if there are others."""
-    better = _said(lambda: tuning.load(tuned)) if tuned else {}
+    better = said(lambda: tuning.load(tuned)) if tuned else {}
     field: dict[str, tuple[str, dict[str, float]]] = {}
     for policy in policies:
         field[policy] = (policy, {})
@@ -194,7 +137,7 @@ def _tune(
 ) -> None:
     results = _complete(tuning.runs(cells, seeds, policies), runs_path, processes)
     best = tuning.best(results)
-    _said(partial(tuning.keep, path, tuning.Tuning(best, cells, seeds)))
+    said(partial(tuning.keep, path, tuning.Tuning(best, cells, seeds)))
     for policy, found in best.items():
         settings = ", ".join(f"{name} {value:g}" for name, value in found.settings.items())
         score = f"{found.score:.3f} s instead of {found.default_score:.3f} s, {found.tried} tried"
@@ -203,16 +146,16 @@ def _tune(
 
 def _complete(runs: Sequence[Run], path: Path | None, processes: int) -> list[grid.Result]:
     """All results, with a line now and then on how far it is."""
-    began = said = time.monotonic()
+    began = told = time.monotonic()
 
     def say(done: int) -> None:
-        nonlocal said
+        nonlocal told
         now = time.monotonic()
-        if now - said >= PATIENCE or done == len(runs):
-            said = now
+        if now - told >= PATIENCE or done == len(runs):
+            told = now
             _say(f"{done} of {len(runs)} runs, {now - began:.0f} s")
 
-    results: list[grid.Result] = _said(lambda: grid.complete(runs, path, processes, say))
+    results: list[grid.Result] = said(lambda: grid.complete(runs, path, processes, say))
     return results
 
 

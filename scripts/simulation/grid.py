@@ -7,7 +7,6 @@ import functools
 import gc
 import hashlib
 import multiprocessing
-import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,25 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from router.request import BYTES_PER_TOKEN
-from scripts.simulation import load, measure, world
+from scripts.simulation import kept, load, measure, world
 from scripts.simulation.contestants import CONTESTANTS
 from scripts.simulation.costs import ENGINES, Costs
 from scripts.simulation.job import Workload
+from scripts.simulation.kept import GridError
 from scripts.simulation.load import Offer
 from scripts.simulation.trace import Part
 from scripts.simulation.workloads import generate, trace
 from scripts.simulation.world import Change, Scene
 
 CHANGE_AT = 1 / 3  # of the span, where the fleet changes; the warm-up is over then
-BEGINNING = b'{"run":{'  # of each line of a file of results
 ROOT = Path(__file__).parents[2]
-
-
-class GridError(ValueError):
-    """One line for a person: what cannot be run, or what is wrong with a file of results."""
 
 
 @dataclass(frozen=True)
@@ -168,19 +161,8 @@ def _whole(value: float) -> float:
 
 
 def complete(runs: Sequence[Run], path: Path | None, processes: int, say: Callable[[int], None]) -> list[Result]:
-    """The results of all runs, in their order: those that the file has, and the others, which are added to it.
-
-    `say` is told how many there are after each. Raises GridError.
-    """
-    known = _load(path) if path else {}
-    missing = [run for run in dict.fromkeys(runs) if run not in known]
-    for done, result in enumerate(_simulated(missing, min(processes, len(missing))), 1):
-        known[result.run] = result
-        if path:
-            with path.open("ab") as file:
-                file.write(msgspec.json.encode(result) + b"\n")
-        say(len(runs) - len(missing) + done)
-    return [known[run] for run in runs]
+    """The results of all runs, in their order; see kept.complete. Raises GridError."""
+    return kept.complete(Result, runs, path, lambda missing: _simulated(missing, min(processes, len(missing))), say)
 
 
 def _simulated(runs: Sequence[Run], processes: int) -> Iterator[Result]:
@@ -196,23 +178,6 @@ def _simulated(runs: Sequence[Run], processes: int) -> Iterator[Result]:
 def _undisturbed() -> None:
     """A Ctrl-C is the parent's to handle: it ends the pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _load(path: Path) -> dict[Run, Result]:
-    """What the file has; a last line that was cut off is removed from it. Raises GridError."""
-    try:
-        text = path.read_bytes() if path.exists() else b""
-        whole, rest = text[: text.rfind(b"\n") + 1], text[text.rfind(b"\n") + 1 :]
-        results = [msgspec.json.decode(line, type=Result) for line in whole.splitlines()]
-        if not (rest.startswith(BEGINNING) or BEGINNING.startswith(rest)):
-            raise GridError(f"{path} is no file of runs: its last line is something else")
-        if rest:
-            os.truncate(path, len(whole))
-    except OSError as error:
-        raise GridError(f"{path}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise GridError(f"{path} is no file of runs: {error}") from None
-    return {result.run: result for result in results}
 
 
 @functools.lru_cache(maxsize=1)

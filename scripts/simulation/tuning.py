@@ -11,7 +11,8 @@ from statistics import fmean
 import msgspec
 
 from scripts.simulation.contestants import CONTESTANTS
-from scripts.simulation.grid import Cell, GridError, Result, Run
+from scripts.simulation.grid import Cell, Result, Run
+from scripts.simulation.kept import GridError
 
 Settings = dict[str, float]
 

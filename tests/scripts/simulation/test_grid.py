@@ -8,7 +8,8 @@ import pytest
 
 from scripts.simulation import grid
 from scripts.simulation.costs import ENGINES
-from scripts.simulation.grid import SCENES, Cell, GridError, Result, Run
+from scripts.simulation.grid import SCENES, Cell, Result, Run
+from scripts.simulation.kept import GridError
 
 CELL = Cell("shared_prefix", 2, 0.7, requests=40)
 

@@ -8,7 +8,8 @@ import pytest
 
 from scripts.simulation import tuning
 from scripts.simulation.contestants import CONTESTANTS, Contestant
-from scripts.simulation.grid import Cell, GridError, Result, Run
+from scripts.simulation.grid import Cell, Result, Run
+from scripts.simulation.kept import GridError
 from scripts.simulation.trace import Part
 
 CELLS = [Cell("agents", 8, load, part=Part.FIRST) for load in (0.5, 0.9)]

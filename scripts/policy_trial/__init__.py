@@ -1,0 +1,1 @@
+"""Policies over real HTTP: running routers, in real time, over simulated engines' servers and real ones."""

@@ -1,0 +1,37 @@
+"""Who can take part."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.benchmark.program import Program
+from scripts.policy_trial.field import USUAL, field, wrong
+
+
+@pytest.mark.parametrize("label", [*USUAL, "smg:power_of_two"])
+def test_our_policies_and_those_of_peers_have_labels(label: str):
+    assert wrong(label) is None
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [("best", "best is none of"), ("nginx:best", "ROUTER one of sglang-router"), ("smg:", "give ROUTER:POLICY")],
+)
+def test_a_wrong_label_is_told(label: str, said: str):
+    assert said in (wrong(label) or "")
+
+
+def test_who_is_not_installed_is_named_with_how_to_install_it(tmp_path: Path):
+    found, notes = field(["least_work", "smg:cache_aware"], Program(sys.executable), None, tmp_path)
+    assert list(found) == ["least_work"]
+    assert notes[0].startswith("smg:cache_aware: does not take part;")
+    assert "pip install smg" in notes[0]
+
+
+def test_a_policy_of_ours_is_started_with_its_name(tmp_path: Path):
+    found, _ = field(["round_robin"], Program(sys.executable), None, tmp_path)
+    words = found["round_robin"].command(1, ["http://w"], tmp_path)
+    assert words[words.index("--policy") + 1] == "round_robin"
