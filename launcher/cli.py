@@ -70,7 +70,7 @@ def _launch(**params: Any) -> int:
     """
     try:
         config = launch_config(params)
-        set_up_logging(config.router.log_level)
+        set_up_logging(config.router.log_level, config.router.log_format)
         return run.run(config)
     except LaunchError as error:
         complain("launch", str(error))

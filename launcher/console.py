@@ -1,21 +1,24 @@
-"""The live table of workers in a terminal, for as long as there is something to wait for."""
+"""The live table of workers in a terminal, for as long as there is something to wait for, and what to do then."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from launcher import logs
+from launcher import logs, progress
 from launcher.supervisor import Slot, Supervisor
+from router.cli import example, own_url
+from router.config import RouterConfig
 from router.fleet import State
 
 FRAME = 0.25  # seconds between two looks
 SETTLED = (State.READY, State.FAILED, State.STOPPED)
+ENDED = (State.BACKOFF, State.FAILED)
 STYLES = {
     State.READY: "green",
     State.STARTING: "yellow",
@@ -27,38 +30,92 @@ STYLES = {
 }
 
 
-def wanted() -> bool:
+def wanted(log_format: str) -> bool:
     """Whether somebody watches: otherwise the log's lines are enough."""
-    return sys.stderr.isatty() and sys.stdout.isatty()
+    return log_format == "text" and sys.stderr.isatty() and sys.stdout.isatty()
 
 
-async def show(supervisor: Supervisor, clock: Callable[[], float]) -> None:
-    """Draw the table while some worker is neither ready nor given up; runs until it is cancelled."""
+async def settled(supervisor: Supervisor, clock: Callable[[], float]) -> str:
+    """Wait until every worker is ready or given up, one at least ready; returns how many are, and after what time."""
+    began = clock()
+    while not (_settled(supervisor) and _ready(supervisor.slots)):  # noqa: ASYNC110 - nobody tells of all states
+        await asyncio.sleep(FRAME)
+    return summary(supervisor.slots, clock() - began)
+
+
+async def show(supervisor: Supervisor, clock: Callable[[], float], ready: Callable[[str], None]) -> None:
+    """Draw the table while some worker is neither ready nor given up; runs until it is cancelled.
+
+    `ready` gets the summary when that was so for the first time.
+    """
+    began, told = clock(), False
     while True:
         if not _settled(supervisor):
-            with Live(auto_refresh=False) as live:
-                while not _settled(supervisor):
-                    live.update(table(supervisor.slots, clock()), refresh=True)
-                    await asyncio.sleep(FRAME)
-                live.update(table(supervisor.slots, clock()), refresh=True)
+            await _draw(supervisor, clock)
+        if not told and _ready(supervisor.slots):
+            ready(summary(supervisor.slots, clock() - began))
+            told = True
         await asyncio.sleep(FRAME)
+
+
+async def _draw(supervisor: Supervisor, clock: Callable[[], float]) -> None:
+    with Live(auto_refresh=False) as live:
+        while not _settled(supervisor):
+            live.update(table(supervisor.slots, clock()), refresh=True)
+            await asyncio.sleep(FRAME)
+        live.update(table(supervisor.slots, clock()), refresh=True)
 
 
 def _settled(supervisor: Supervisor) -> bool:
     return all(slot.life.state in SETTLED for slot in supervisor.slots)
 
 
-def table(slots: list[Slot], now: float) -> Table:
-    """Device, port, state, how long in it, and what the engine's log says now."""
-    rows = Table("worker", "device", "port", "state", "for", "its log says", box=None, pad_edge=False)
-    rows.columns[-1].no_wrap = True
+def _ready(slots: Sequence[Slot]) -> int:
+    return sum(slot.life.state is State.READY for slot in slots)
+
+
+def summary(slots: Sequence[Slot], seconds: float) -> str:
+    """2 of 2 workers ready after 4 s."""
+    return f"{_ready(slots)} of {len(slots)} workers ready after {duration(seconds)}"
+
+
+def table(slots: Sequence[Slot], now: float) -> Table:
+    """Device, port, state, how long in it, how far it is, and what the engine's log says now."""
+    rows = Table("worker", "device", "port", "state", "for", "progress", "its log says", box=None, pad_edge=False)
+    for column in rows.columns[:-1]:  # the last one gives way when the terminal is narrow
+        column.no_wrap = True
     for slot in slots:
         state = slot.worker.state
         device = f"GPU {','.join(slot.spec.devices)}" if slot.spec.devices else "CPU"
-        said = Text(logs.last_line(slot.log), "dim", overflow="ellipsis")
-        shown = Text(state.value, STYLES[state])
-        rows.add_row(slot.worker.id, device, str(slot.spec.port), shown, duration(now - slot.life.since), said)
+        lines = logs.tail(slot.log, progress.READ)
+        said = Text(lines[-1] if lines else "", "dim", overflow="ellipsis", no_wrap=True)
+        rows.add_row(
+            slot.worker.id,
+            device,
+            str(slot.spec.port),
+            Text(state.value, STYLES[state]),
+            duration(now - slot.life.since),
+            Text(_progress(slot, lines)),
+            said,
+        )
     return rows
+
+
+def _progress(slot: Slot, lines: Sequence[str]) -> str:
+    if slot.life.state in ENDED:
+        return slot.life.reason
+    return progress.progress(lines) if slot.life.state is State.STARTING else ""
+
+
+def next_steps(summary: str, config: RouterConfig, port: int) -> str:
+    """The screen when it serves: how to ask, watch and stop it."""
+    lines = [
+        f"{summary}.",
+        f"  Ask        {example(config, port)}",
+        f"  Watch      {own_url(config, port)}/",
+        "  Stop       Ctrl-C lets requests finish first; twice stops at once",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from launcher.process import Process
 from launcher.supervisor import Supervisor, Tools
 from router import health, loop
 from router.app import Router
-from router.cli import announce, drained, welcome
+from router.cli import announce, drained, greet
 from router.errors import RouterError
 from router.fleet import Worker
 from router.signals import Signals
@@ -46,7 +46,7 @@ async def serve(config: LaunchConfig, say: Callable[[str], None] = announce) -> 
         engine, specs = await asyncio.to_thread(prepare, config, ports)  # NVML and other interpreters take their time
         folder = log_folder(config, router.port)
         supervisor = Supervisor(config, engine, specs, router.fleet, folder, tools(config, router, ports))
-        say(welcome(_title(config, engine, specs), config.router, router.port))
+        greet(_title(config, engine, specs), config.router, router.port, say)
         return await supervise(config, router, supervisor, signals)
     finally:
         await router.close()
@@ -69,15 +69,26 @@ def prepare(config: LaunchConfig, ports: Ports) -> tuple[Engine, list[WorkerSpec
 
 async def supervise(config: LaunchConfig, router: Router, supervisor: Supervisor, signals: Signals) -> int:
     """Start the workers and stay until it is over; all of them are gone then."""
-    watcher = asyncio.ensure_future(console.show(supervisor, time.monotonic)) if console.wanted() else None
+    watcher = asyncio.ensure_future(_watch(config, router, supervisor))
     try:
         supervisor.start()
         return await obey(config, router, supervisor, signals)
     finally:
-        if watcher is not None:
-            watcher.cancel()
-            await asyncio.wait({watcher})
+        watcher.cancel()
+        await asyncio.wait({watcher})
         await supervisor.stop()
+
+
+async def _watch(config: LaunchConfig, router: Router, supervisor: Supervisor) -> None:
+    """Show, in a terminal, how the workers come up; say once that they are up, and what to do next."""
+    if not console.wanted(config.router.log_format):
+        logger.info(await console.settled(supervisor, time.monotonic))
+        return
+
+    def ready(summary: str) -> None:
+        announce(console.next_steps(summary, config.router, router.port))
+
+    await console.show(supervisor, time.monotonic, ready)
 
 
 async def obey(config: LaunchConfig, router: Router, supervisor: Supervisor, signals: Signals) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from launcher import lifecycle, logs
+from launcher import hints, lifecycle, logs
 from launcher.config import LaunchConfig
 from launcher.engines import Command, Engine
 from launcher.errors import BadConfig, LaunchError, StartFailed
@@ -29,9 +29,6 @@ from router.fleet import Fleet, State, Worker
 logger = logging.getLogger(__name__)
 
 STARTING_PROBE_INTERVAL = 0.2  # seconds; a refused connection costs an engine that is still loading nothing
-
-# What engines and their HTTP servers say, in lower case, when somebody else holds the port.
-PORT_TAKEN = ("address already in use", "address in use", "errno 98", "eaddrinuse", "couldn't bind", "port is in use")
 
 
 class Running(Protocol):
@@ -121,7 +118,7 @@ class Supervisor:
         end = "\n".join(f"    {line}" for line in logs.tail(slot.log))
         return StartFailed(
             f"no worker ever became ready; {slot.worker.id} {slot.life.reason}. "
-            f"The end of its log, {slot.log}:\n{end or '    (nothing)'}"
+            f"The end of its log, {slot.log}:\n{end or '    (nothing)'}{_hint(slot)}"
         )
 
     def judge(self) -> None:
@@ -318,7 +315,7 @@ class Slot:
     async def _await_exit(self, process: Running, number: int) -> None:
         code = await process.wait()
         said = "\n".join(logs.tail(self.log, 40)).lower()
-        self._post(number, Exited(code, any(phrase in said for phrase in PORT_TAKEN)))
+        self._post(number, Exited(code, any(phrase in said for phrase in hints.PORT_TAKEN)))
 
     async def _probe(self, number: int) -> None:
         """Often until it answers, then at the user's interval; one probe at a time."""
@@ -376,7 +373,13 @@ def _excerpt(slot: Slot, before: Life) -> str:
     end = logs.tail(slot.log) if before.state is State.STARTING else []
     if not end or not slot.first_to_say(end[-1]):
         return f" (log: {slot.log})" if slot.log else ""
-    return f". The end of its log, {slot.log}:" + "".join(f"\n    {line}" for line in end)
+    return f". The end of its log, {slot.log}:" + "".join(f"\n    {line}" for line in end) + _hint(slot)
+
+
+def _hint(slot: Slot) -> str:
+    """What would help, where the log names a known cause."""
+    known = hints.hint(logs.tail(slot.log, hints.READ))
+    return f"\n  Hint: {known}" if known else ""
 
 
 def _where(spec: WorkerSpec) -> str:

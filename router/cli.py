@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
 import ipaddress
 import logging
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
+import msgspec
 
 from router import loop
 from router.app import Router
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 # -- options: one per field of RouterConfig, which has the defaults
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 
 # What each option means; a unit is its metavar.
 HELP: dict[str, tuple[str, str | None]] = {
@@ -62,8 +65,9 @@ HELP: dict[str, tuple[str, str | None]] = {
     "max_payload_size": ("Largest request body.", "BYTES"),
     "request_id_headers": ("Headers that may carry a request's id, one or more.", "HEADER ..."),
     "log_level": ("How much is logged.", None),
+    "log_format": ("How it is logged: lines for people, or an object per line for programs.", None),
 }
-CHOICES: dict[str, Sequence[str]] = {"policy": tuple(POLICIES), "log_level": LOG_LEVELS}
+CHOICES: dict[str, Sequence[str]] = {"policy": tuple(POLICIES), "log_level": LOG_LEVELS, "log_format": LOG_FORMATS}
 KEYS = ("api_key", "admin_api_key")
 
 
@@ -175,7 +179,11 @@ def invoke(command: click.Command, name: str, argv: Sequence[str] | None) -> int
 
 
 def complain(name: str, message: str) -> None:
-    print(f"{name}: {message}", file=sys.stderr)
+    """The last word of a command that failed: a line on stderr, as an object where the log is made of such."""
+    if any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers):
+        logging.getLogger(name).error(message)
+    else:
+        print(f"{name}: {message}", file=sys.stderr)
 
 
 # -- what people see
@@ -192,29 +200,63 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10 c
         return sys.stderr
 
 
-def set_up_logging(level: str) -> None:
-    """Plain lines on stderr: 12:00:01 INFO w1 ready after 3.2 s."""
+class JsonLines(logging.Formatter):
+    """{"time": "2026-01-31T12:00:01.234Z", "level": "info", "message": "w1 ready after 3.2 s"}, one to a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc)
+        line = {
+            "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+def set_up_logging(level: str, format: str = "text") -> None:
+    """Plain lines on stderr: 12:00:01 INFO w1 ready after 3.2 s; or the same as JSON."""
     handler = _Stderr()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    handler.setFormatter(JsonLines() if format == "json" else plain)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
 
 
+def greet(title: str, config: RouterConfig, port: int, say: Callable[[str], None]) -> None:
+    """Say that it listens: a screen for people, or a line of the log where programs read."""
+    if config.log_format == "json":
+        log.info("%s, listening on %s", title, own_url(config, port))
+    else:
+        say(welcome(title, config, port))
+
+
 def welcome(title: str, config: RouterConfig, port: int) -> str:
     """The screen at the start: where it listens, and what to try first."""
-    url = f"{'https' if config.ssl_certfile else 'http'}://{_reachable(config.host)}:{port}"
-    key = ' -H "authorization: Bearer $API_KEY"' if config.api_key else ""
-    body = """'{"text": "The capital of France is", "sampling_params": {"max_new_tokens": 16}}'"""
+    url = own_url(config, port)
     lines = [
         title,
         f"  API        {url}/v1    described at {url}/docs",
         f"  Dashboard  {url}/",
-        f"  Try        curl {url}/generate{key} -H 'content-type: application/json' -d {body}",
+        f"  Try        {example(config, port)}",
     ]
     if not loopback(config.host) and config.api_key is None:
         lines.append("  Open       whoever reaches this port can use it: --api-key-file sets a key")
     return "\n".join(lines) + "\n"
+
+
+def own_url(config: RouterConfig, port: int) -> str:
+    """Where a client on this machine finds it."""
+    return f"{'https' if config.ssl_certfile else 'http'}://{_reachable(config.host)}:{port}"
+
+
+def example(config: RouterConfig, port: int) -> str:
+    """A command that asks it something."""
+    key = ' -H "authorization: Bearer $API_KEY"' if config.api_key else ""
+    body = """'{"text": "The capital of France is", "sampling_params": {"max_new_tokens": 16}}'"""
+    return f"curl {own_url(config, port)}/generate{key} -H 'content-type: application/json' -d {body}"
 
 
 def announce(text: str) -> None:
@@ -240,7 +282,7 @@ def loopback(host: str) -> bool:
 def _route(**params: Any) -> int:
     """Route requests to inference servers started elsewhere."""
     config = router_config(params)
-    set_up_logging(config.log_level)
+    set_up_logging(config.log_level, config.log_format)
     return loop.run(serve(config))
 
 
@@ -250,7 +292,7 @@ async def serve(config: RouterConfig, say: Callable[[str], None] = announce) -> 
     router = Router(config)
     await router.start()
     try:
-        say(welcome(f"router over {_count(config.worker_urls)}, policy {config.policy}", config, router.port))
+        greet(f"router over {_count(config.worker_urls)}, policy {config.policy}", config, router.port, say)
         await signals.next()
         return await drained(router, config.drain_timeout, signals)
     finally:

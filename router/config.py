@@ -48,6 +48,7 @@ class RouterConfig:
     max_payload_size: int = 512 * MIB
     request_id_headers: tuple[str, ...] = ("x-request-id",)
     log_level: str = "info"
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 
@@ -138,6 +139,31 @@ async def test_a_worker_of_this_launch_cannot_be_named_as_one_from_elsewhere(sim
     second = await sim(1, "--worker-base-port", port, "--worker-urls", worker["url"])
     assert await second.end() == 2
     assert "--worker-urls" in second.lines[-1]
+
+
+async def test_the_log_is_json_for_programs_from_the_first_line_to_the_last(start):
+    launch = await start(
+        "launch",
+        "--log-format",
+        "json",
+        "--engine",
+        "sim",
+        "--model-path",
+        "any",
+        "--",
+        "--fail-start",
+        LAUNCH_MAX_RESTARTS="0",
+    )
+    assert await launch.end() == 5
+    said = [json.loads(line) for line in launch.lines]
+    assert "listening on http://127.0.0.1:" in said[0]["message"]
+    assert said[-1]["level"] == "error"
+    assert "no worker ever became ready" in said[-1]["message"]
+
+
+async def test_what_is_up_is_told_when_it_is(sim):
+    launch = await sim(2)
+    await launch.said("2 of 2 workers ready after")
 
 
 async def test_options_may_come_from_the_environment(start):

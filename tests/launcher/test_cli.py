@@ -22,7 +22,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LaunchConfig]:
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
         seen: list[LaunchConfig] = []
-        monkeypatch.setattr(cli, "set_up_logging", lambda level: None)
+        monkeypatch.setattr(cli, "set_up_logging", lambda level, format: None)
         monkeypatch.setattr(run, "run", seen.append)
         assert main(argv) == 0
         return seen[0]
@@ -122,7 +122,7 @@ def test_a_launch_that_fails_ends_with_one_line_and_its_own_exit_code(
     def fails(config: LaunchConfig) -> int:
         raise NoGpu("too few GPUs")
 
-    monkeypatch.setattr(cli, "set_up_logging", lambda level: None)
+    monkeypatch.setattr(cli, "set_up_logging", lambda level, format: None)
     monkeypatch.setattr(run, "run", fails)
     assert main(["--model-path", "m"]) == 3
     assert capsys.readouterr().err == "launch: too few GPUs\n"

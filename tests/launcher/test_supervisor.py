@@ -318,7 +318,7 @@ async def test_a_death_while_starting_is_told_with_the_end_of_the_log(world: Mak
     it.spawned[0].dies(1, "loading\nCUDA out of memory\n")
     await settle()
     assert "exited with code 1 while starting" in caplog.text
-    assert "CUDA out of memory" in caplog.text
+    assert "    CUDA out of memory\n  Hint: the GPU's memory is full" in caplog.text
 
 
 async def test_the_log_of_a_worker_that_served_is_not_quoted(world: Make, caplog: pytest.LogCaptureFixture):
@@ -376,7 +376,7 @@ async def test_no_worker_that_ever_became_ready_ends_the_launch_with_the_log(wor
     it.reasons = {"w0": "refused", "w1": "refused"}
     await it.starts()
     hopeless = asyncio.create_task(it.supervisor.hopeless())
-    it.spawned[0].dies(1, "no such model: nonsense\n")
+    it.spawned[0].dies(1, "no such model: nonsense\nRepository Not Found\n")
     await settle()
     assert not hopeless.done()
     it.spawned[1].dies(1, "no such model: nonsense\n")
@@ -384,6 +384,7 @@ async def test_no_worker_that_ever_became_ready_ends_the_launch_with_the_log(wor
     assert error.exit_code == 5
     assert "exited with code 1" in str(error)
     assert "no such model: nonsense" in str(error)
+    assert "Hint: no such model on the hub" in str(error)
 
 
 async def test_a_launch_that_once_served_is_not_hopeless(world: Make):

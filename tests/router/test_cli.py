@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import importlib.metadata
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RouterConfig]:
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
         seen: list[RouterConfig] = []
-        monkeypatch.setattr(cli, "set_up_logging", lambda level: None)
+        monkeypatch.setattr(cli, "set_up_logging", lambda level, format: None)
         monkeypatch.setattr(cli, "serve", lambda config: seen.append(config))
         monkeypatch.setattr("uvloop.run", lambda _: 0)
         assert main(argv) == 0
@@ -198,15 +200,35 @@ def test_the_screen_gives_addresses_that_a_client_can_use():
     )
 
 
-def test_log_lines_are_plain(capsys: pytest.CaptureFixture[str]):
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def test_log_lines_are_json_for_programs(logging_restored: None, capsys: pytest.CaptureFixture[str]):
+    cli.set_up_logging("info", "json")
+    logging.getLogger("router").info('w1 says "%s"', "a\nb")
     try:
-        cli.set_up_logging("info")
-        logging.getLogger("router").info("w1 ready")
-        logging.getLogger("router").debug("not this")
-    finally:
-        root.handlers[:], root.level = handlers, level
+        raise ValueError("oh")
+    except ValueError:
+        logging.getLogger("router").exception("broken")
+    cli.greet("title", RouterConfig(log_format="json"), 30000, lambda text: pytest.fail("a screen among the lines"))
+    cli.complain("router", "no such port")
+    said, broken, greeting, end = map(json.loads, capsys.readouterr().err.splitlines())
+    assert said == {"time": said["time"], "level": "info", "message": 'w1 says "a\nb"'}
+    assert datetime.fromisoformat(said["time"].replace("Z", "+00:00")).tzinfo is timezone.utc
+    assert broken["exception"].endswith("ValueError: oh")
+    assert greeting["message"] == "title, listening on http://127.0.0.1:30000"
+    assert (end["level"], end["message"]) == ("error", "no such port")
+
+
+def test_log_lines_are_plain(logging_restored: None, capsys: pytest.CaptureFixture[str]):
+    cli.set_up_logging("info")
+    logging.getLogger("router").info("w1 ready")
+    logging.getLogger("router").debug("not this")
     time, severity, text = capsys.readouterr().err.rstrip("\n").split(" ", 2)
     assert len(time) == len("12:00:01")
     assert (severity, text) == ("INFO", "w1 ready")

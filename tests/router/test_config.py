@@ -78,6 +78,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "max_payload_size": 512 * 1024 * 1024,
         "request_id_headers": ("x-request-id",),
         "log_level": "info",
+        "log_format": "text",
     }
 
 
