@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from scripts.policy_trial import turns
+from scripts.policy_trial.stage import Stage
 from scripts.simulation import grid
-from scripts.simulation.load import Offer
-from scripts.simulation.measure import Window
-from scripts.simulation.world import Scene
 
+LLAMA_CPP = "llama_cpp"  # as a cell's engine: the real one, with the demo weights
 SCENES = ("steady", "slow", "whole")  # of the simulator's; nobody joins or dies here
 
 
@@ -37,17 +37,6 @@ class Result(grid.Result):
     run: Run
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What all contestants are given alike. `clients`: so many take turns, whatever the arrivals (a closed loop)."""
-
-    offer: Offer
-    counted: Window
-    scene: Scene
-    time_scale: float
-    clients: int | None = None
-
-
 def simulated(cell: grid.Cell) -> grid.Cell:
     """The same in virtual time."""
     return grid.Cell(**{field.name: getattr(cell, field.name) for field in dataclasses.fields(grid.Cell)})
@@ -55,6 +44,8 @@ def simulated(cell: grid.Cell) -> grid.Cell:
 
 def stage(cell: Cell, seed: int) -> Stage:
     """Raises TraceError."""
+    if cell.engine == LLAMA_CPP:
+        return turns.stage(cell.replicas, cell.requests, seed)
     return Stage(*grid.stage(simulated(cell), seed), cell.time_scale)
 
 

@@ -14,8 +14,8 @@ from scripts.benchmark import machine
 from scripts.benchmark.contestants import PEERS
 from scripts.benchmark.processes import LOAD_CPU, interruptible
 from scripts.benchmark.program import Program, checkout
-from scripts.policy_trial import field, report, trial
-from scripts.policy_trial.cell import SCENES, Cell
+from scripts.policy_trial import field, report, trial, turns
+from scripts.policy_trial.cell import LLAMA_CPP, SCENES, Cell
 from scripts.simulation import report as simulated
 from scripts.simulation.compare import Runs
 from scripts.simulation.costs import ENGINES
@@ -31,6 +31,25 @@ def _labels(context: click.Context, parameter: click.Parameter, given: Sequence[
         if reason := field.wrong(label):
             raise click.BadParameter(reason)
     return tuple(dict.fromkeys(given)) or field.USUAL
+
+
+def _engines(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> Sequence[str]:
+    engines(context, parameter, [spec for spec in given if spec != LLAMA_CPP])
+    if LLAMA_CPP in given and len(given) > 1:
+        raise click.BadParameter(f"{LLAMA_CPP} has a workload of its own: give no other engine with it")
+    return given
+
+
+def _cells(
+    workloads: Sequence[Source], models: Sequence[str], scenes: Sequence[str], replicas: Sequence[int],
+    loads: Sequence[float], requests: int, time_scale: float,
+) -> list[Cell]:  # fmt: skip
+    if LLAMA_CPP in models:
+        return [Cell(turns.NAME, count, 1.0, LLAMA_CPP, requests=requests * count) for count in replicas]
+    return [
+        Cell(source.name, count, load, model, scene, requests * count, path=source.path, time_scale=time_scale)
+        for source in workloads for model in models for scene in scenes for count in replicas for load in loads
+    ]  # fmt: skip
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -53,7 +72,8 @@ def _labels(context: click.Context, parameter: click.Parameter, given: Sequence[
 )  # fmt: skip
 @click.option(
     "--engine", "models", multiple=True, metavar="NAME[,CONSTANT*FACTOR]", default=(ENGINE,), show_default=True,
-    callback=engines, help=f"Some of {', '.join(ENGINES)}, with constants changed. Again for more.",
+    callback=_engines, help=f"Some of {', '.join(ENGINES)}, with constants changed; again for more. Or {LLAMA_CPP}: "
+    "real ones with a small model, and a workload of their own.",
 )  # fmt: skip
 @click.option(
     "--scene", "scenes", multiple=True, type=click.Choice(SCENES), default=("steady",), show_default=True,
@@ -104,10 +124,7 @@ def policies(
     if quick:
         rounds, requests, replicas, loads, scenes = 1, 25, (2,), (0.7,), ("steady",)
         workloads = workloads[:1]
-    cells = [
-        Cell(source.name, count, load, model, scene, requests * count, path=source.path, time_scale=time_scale)
-        for source in workloads for model in models for scene in scenes for count in replicas for load in loads
-    ]  # fmt: skip
+    cells = _cells(workloads, models, scenes, replicas, loads, requests, time_scale)
     with tempfile.TemporaryDirectory(prefix="bench-") as name, interruptible():
         os.sched_setaffinity(0, {LOAD_CPU})
         folder = Path(name)
@@ -120,7 +137,7 @@ def policies(
             found = said(lambda: tried.results(cells, rounds, runs_path))
         except KeyboardInterrupt:
             raise click.ClickException(_interrupted(runs_path)) from None
-        about = machine.describe(takes_part.values())
+        about = machine.describe(filter(None, takes_part.values()))
     results = trial.arrange(found, list(takes_part))
     base = next(iter(takes_part))
     foretold = report.predictions(results)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scripts.policy_trial.cell import Stage
 from scripts.policy_trial.counters import Counters
 from scripts.policy_trial.player import Played
+from scripts.policy_trial.stage import Stage
 from scripts.simulation import measure
 
 

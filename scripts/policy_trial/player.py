@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -12,7 +12,7 @@ import msgspec
 
 from scripts.policy_trial import prompts
 from scripts.policy_trial.answer import EVENT, Answer, AnswerError, read
-from scripts.policy_trial.cell import Stage
+from scripts.policy_trial.stage import Stage
 from scripts.simulation.job import Job
 from scripts.simulation.world import Outcome
 
@@ -21,9 +21,12 @@ PATIENCE = 120.0  # s, for a whole answer; it is an error then
 
 @dataclass(frozen=True)
 class Target:
-    """Where to send, with which headers, and the name under which the engines serve their model."""
+    """Where to send, with which headers, and the name under which the engines serve their model.
 
-    url: str
+    Of several URLs each first block of text has its own, by turns.
+    """
+
+    urls: Sequence[str]
     headers: Mapping[str, str]
     model: str
 
@@ -44,7 +47,7 @@ async def play(stage: Stage, target: Target) -> Played:
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=target.headers) as http:
         player = _Player(stage, target, http)
-        await (player.by_arrival() if stage.clients is None else player.in_turns(stage.clients))
+        await player.play()
         return player.played
 
 
@@ -60,26 +63,19 @@ class _Player:
         self.target = target
         self.http = http
         self.played = Played()
+        self._places: dict[int, str] = {}  # by the first block
         self._origin = time.monotonic()  # the loop's own time is in whole milliseconds
 
     def _now(self) -> float:
         """Engine seconds from the beginning."""
         return (time.monotonic() - self._origin) / self.stage.time_scale
 
-    async def by_arrival(self) -> None:
+    async def play(self) -> None:
         sessions = []
         for job in self.stage.offer.workload.jobs:
             await self._until(job.arrival)
             sessions.append(asyncio.create_task(self._session(job, job.arrival)))
         await asyncio.gather(*sessions)
-
-    async def in_turns(self, clients: int) -> None:
-        waiting = iter(self.stage.offer.workload.jobs)
-        await asyncio.gather(*(self._client(waiting) for _ in range(clients)))
-
-    async def _client(self, waiting: Iterator[Job]) -> None:
-        for job in waiting:
-            await self._session(job, self._now())
 
     async def _until(self, when: float) -> None:
         await asyncio.sleep(max(0.0, when - self._now()) * self.stage.time_scale)
@@ -102,7 +98,7 @@ class _Player:
         self.played.outcomes.append(outcome)
         self.played.late.append((outcome.sent - due) * self.stage.time_scale)
         try:
-            answer = await self._exchange(outcome, self._body(job, prompt))
+            answer = await self._exchange(self._url(job), outcome, self._body(job, prompt))
         except (AnswerError, aiohttp.ClientError, asyncio.TimeoutError) as error:
             outcome.failed = True
             self.played.errors.append(f"{type(error).__name__}: {error}")
@@ -110,10 +106,10 @@ class _Player:
         outcome.cached = round(job.prompt * answer.cached / answer.tokens)  # an engine may count other tokens
         return answer
 
-    async def _exchange(self, outcome: Outcome, body: bytes) -> Answer:
+    async def _exchange(self, url: str, outcome: Outcome, body: bytes) -> Answer:
         chunks: list[bytes] = []
         stream = self.stage.scene.streams
-        async with self.http.post(self.target.url, data=body) as response:
+        async with self.http.post(url, data=body) as response:
             async for chunk in response.content.iter_any():
                 if outcome.first is None and response.status == 200 and (EVENT in chunk or not stream):
                     outcome.first = self._now()
@@ -123,6 +119,10 @@ class _Player:
         if response.status != 200:
             raise AnswerError(f"status {response.status}: {whole[:200]!r}")
         return read(whole, stream)
+
+    def _url(self, job: Job) -> str:
+        urls = self.target.urls
+        return self._places.setdefault(job.blocks[0], urls[len(self._places) % len(urls)])
 
     def _body(self, job: Job, prompt: str) -> bytes:
         asked = {"model": self.target.model, "prompt": prompt, "max_tokens": job.output, "ignore_eos": True}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scripts.policy_trial.cell import simulated
+from scripts.policy_trial.cell import LLAMA_CPP, simulated
 from scripts.simulation import grid
 from scripts.simulation.contestants import CONTESTANTS
 
@@ -18,8 +18,8 @@ def known_as(label: str) -> str | None:
 
 
 def predicted(results: Sequence[grid.Result]) -> list[grid.Result]:
-    """For each of one contestant's results; none if the simulator does not know it."""
+    """For each of one contestant's results; none if the simulator does not know it, or its engine."""
     name = known_as(results[0].run.policy)
-    if name is None:
+    if name is None or results[0].run.cell.engine == LLAMA_CPP:
         return []
     return [grid.simulate(grid.Run(simulated(result.run.cell), result.run.seed, name)) for result in results]

@@ -20,7 +20,7 @@ from scripts.simulation.compare import Runs
 class Trial:
     """Who takes part, and where. `notes` are written here: what went wrong, in lines for a person."""
 
-    contestants: Mapping[str, Contestant]
+    contestants: Mapping[str, Contestant | None]
     program: Program  # whose engines' servers are used
     code: str
     folder: Path
@@ -45,7 +45,7 @@ class Trial:
                 self.notes.append(f"{run.policy}, {run.cell}: left out; {error}")
 
     def _turn(self, run: Run) -> Result:
-        fleet = functools.partial(workers.sims, self.program, run.cell, self.folder)
+        fleet = functools.partial(workers.serving, self.program, run.cell, self.folder)
         seen = turn.take(self.contestants[run.policy], cell.stage(run.cell, run.seed), fleet, self.folder)
         self.notes += [f"{run.policy}, {run.cell}, round {run.seed}: {error}" for error in seen.errors]
         return Result(run, {name: _known(value) for name, value in seen.figures.items()}, self.code)

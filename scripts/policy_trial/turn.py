@@ -16,13 +16,14 @@ import uvloop
 
 from scripts.benchmark import contestants
 from scripts.benchmark.contestants import Contestant, Probe, Running
-from scripts.benchmark.processes import LOAD_CPU, Meter
+from scripts.benchmark.processes import LOAD_CPU, Child, Meter
 from scripts.policy_trial import figures, player
-from scripts.policy_trial.cell import Stage
 from scripts.policy_trial.counters import Counters
 from scripts.policy_trial.player import Played, Target
+from scripts.policy_trial.stage import Stage
 from scripts.policy_trial.workers import Workers
 
+PATH = "/v1/completions"
 GREETINGS = 20  # volleys of short prompts at most, until each engine has had one
 
 
@@ -35,30 +36,33 @@ class Seen:
 
 
 def take(
-    contestant: Contestant, stage: Stage, fleet: Callable[[], AbstractContextManager[Workers]], folder: Path
+    contestant: Contestant | None,
+    stage: Stage,
+    fleet: Callable[[], AbstractContextManager[Workers]],
+    folder: Path,
 ) -> Seen:
-    """Raises RuntimeError when an engine or the router does not serve."""
+    """Without a contestant engines are asked directly. Raises RuntimeError when one or the router does not serve."""
     with fleet() as workers:
+        if contestant is None:
+            return _measured(_direct(workers), workers, stage, None)
         running = contestants.start(contestant, workers.urls, folder, _greeting(workers.model, "first"))
         try:
             _greet(running, workers)
-            return _measured(running, workers, stage)
+            return _measured(_target(running, workers), workers, stage, running.child)
         finally:
             running.child.stop()
 
 
-def _measured(running: Running, workers: Workers, stage: Stage) -> Seen:
-    before, meter, load = workers.counts(), Meter(running.child), _Busy()
-    played: Played = uvloop.run(player.play(stage, _target(running, workers)))
+def _measured(target: Target, workers: Workers, stage: Stage, router: Child | None) -> Seen:
+    before, load = workers.counts(), _Busy()
+    meter = Meter(router) if router else None
+    played: Played = uvloop.run(player.play(stage, target))
     engines = [now.since(then) for now, then in zip(workers.counts(), before, strict=True)]
-    router = meter.read()
-    seen = figures.figures(stage, played, engines, _speeds(stage, engines))
-    seen |= {
-        "router_ms": 1000 * router["cpu"] / max(1, len(played.outcomes)),
-        "load_busy": load.share(),
-        "others": router["others"],
-        "stolen": router["stolen"],
-    }
+    seen = figures.figures(stage, played, engines, _speeds(stage, engines)) | {"load_busy": load.share()}
+    if meter:
+        used = meter.read()
+        seen |= {"router_ms": 1000 * used["cpu"] / max(1, len(played.outcomes))}
+        seen |= {"others": used["others"], "stolen": used["stolen"]}
     return Seen(seen, sorted(set(played.errors)))
 
 
@@ -72,12 +76,17 @@ def _target(running: Running, workers: Workers) -> Target:
     if running.header:
         name, _, value = running.header.partition(": ")
         headers[name] = value
-    return Target(f"http://127.0.0.1:{running.port}/v1/completions", headers, workers.model)
+    return Target([f"http://127.0.0.1:{running.port}{PATH}"], headers, workers.model)
+
+
+def _direct(workers: Workers) -> Target:
+    urls = [url + PATH for url in workers.urls]
+    return Target(urls, {"content-type": "application/json"}, workers.model)
 
 
 def _greeting(model: str, word: str) -> Probe:
     body = {"model": model, "prompt": f"{word} is the word", "max_tokens": 8, "ignore_eos": True}
-    return Probe("/v1/completions", msgspec.json.encode(body))
+    return Probe(PATH, msgspec.json.encode(body))
 
 
 def _greet(running: Running, workers: Workers) -> None:

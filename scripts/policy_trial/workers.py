@@ -6,14 +6,16 @@ import contextlib
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.engines.llama_cpp import DEMO
 from scripts.benchmark.contestants import free_port
-from scripts.benchmark.processes import LOAD_CPU, Child
+from scripts.benchmark.processes import LOAD_CPU, ROUTER_CPU, Child
 from scripts.benchmark.program import Program
-from scripts.policy_trial import counters
-from scripts.policy_trial.cell import Cell, speeds
+from scripts.policy_trial import counters, turns
+from scripts.policy_trial.cell import LLAMA_CPP, Cell, speeds
 from scripts.policy_trial.counters import Counters
 from scripts.simulation import grid
 from scripts.simulation.costs import Costs
@@ -44,16 +46,27 @@ def sim_options(costs: Costs, speed: float, time_scale: float) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name}", f"{value!r}")]
 
 
-@contextlib.contextmanager
-def sims(program: Program, cell: Cell, folder: Path) -> Iterator[Workers]:
-    """Simulated engines, all on the CPU that is not the router's. Raises RuntimeError when one does not serve."""
+def serving(program: Program, cell: Cell, folder: Path) -> AbstractContextManager[Workers]:
+    """The cell's engines. Raises RuntimeError when one does not serve."""
+    return _llama_cpp(program, cell, folder) if cell.engine == LLAMA_CPP else _sims(program, cell, folder)
+
+
+def _llama_cpp(program: Program, cell: Cell, folder: Path) -> AbstractContextManager[Workers]:
+    """Real ones, as `launch` starts them, by turns on the load's CPU and the router's."""
+    words = ["--model", DEMO, "--threads", "1", "--parallel", str(turns.SLOTS)]
+    command = ["-m", "launcher.engines.llama_cpp_server", *words]
+    places = [(LOAD_CPU, ROUTER_CPU)[number % 2] for number in range(cell.replicas)]
+    return _serving(program, [command] * cell.replicas, places, DEMO, folder)
+
+
+def _sims(program: Program, cell: Cell, folder: Path) -> AbstractContextManager[Workers]:
+    """Simulated ones, all on the CPU that is not the router's."""
     costs = grid.engine(cell.engine)
     commands = [
         ["-m", "launcher.engines.sim_server", "--model", SIM_MODEL, *sim_options(costs, speed, cell.time_scale)]
         for speed in speeds(cell)
     ]
-    with _serving(program, commands, [LOAD_CPU] * cell.replicas, SIM_MODEL, folder) as workers:
-        yield workers
+    return _serving(program, commands, [LOAD_CPU] * cell.replicas, SIM_MODEL, folder)
 
 
 @contextlib.contextmanager
@@ -71,18 +84,19 @@ def _serving(
             urls.append(f"http://127.0.0.1:{port}")
             children.append(child)
         for url, child in zip(urls, children, strict=True):
-            _wait(url, child)
+            _wait(url, child, folder)
         yield Workers(urls, model)
 
 
-def _wait(url: str, child: Child) -> None:
+def _wait(url: str, child: Child, folder: Path) -> None:
     deadline = time.monotonic() + STARTUP
     while time.monotonic() < deadline and child.process.poll() is None:
         with contextlib.suppress(OSError):
             _get(f"{url}/health")
             return
         time.sleep(0.1)
-    raise RuntimeError(f"the engine at {url} did not serve")
+    said = (folder / f"worker-{url.rpartition(':')[2]}.log").read_text(errors="replace").strip().splitlines()
+    raise RuntimeError(f"the engine did not serve: {said[-1] if said else 'no word from it'}")
 
 
 def _get(url: str) -> str:

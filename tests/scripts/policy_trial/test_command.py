@@ -28,6 +28,7 @@ def call(*arguments: str | Path) -> Result:
         (("--workload", "nothing"), "nothing is none of"),
         (("--engine", "h200"), "engine h200 is none of"),
         (("--scene", "join"), "'join' is not one of"),
+        (("--engine", "llama_cpp", "--engine", "h100_8b"), "llama_cpp has a workload of its own"),
     ],
 )
 def test_bad_input_is_told_in_a_line(arguments: tuple[str, ...], said: str):

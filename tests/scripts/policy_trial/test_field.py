@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from scripts.benchmark.program import Program
-from scripts.policy_trial.field import USUAL, field, wrong
+from scripts.policy_trial.field import PINNED, USUAL, field, wrong
 
 
-@pytest.mark.parametrize("label", [*USUAL, "smg:power_of_two"])
+@pytest.mark.parametrize("label", [*USUAL, "smg:power_of_two", PINNED])
 def test_our_policies_and_those_of_peers_have_labels(label: str):
     assert wrong(label) is None
 
@@ -33,5 +33,11 @@ def test_who_is_not_installed_is_named_with_how_to_install_it(tmp_path: Path):
 
 def test_a_policy_of_ours_is_started_with_its_name(tmp_path: Path):
     found, _ = field(["round_robin"], Program(sys.executable), None, tmp_path)
-    words = found["round_robin"].command(1, ["http://w"], tmp_path)
+    contestant = found["round_robin"]
+    assert contestant is not None
+    words = contestant.command(1, ["http://w"], tmp_path)
     assert words[words.index("--policy") + 1] == "round_robin"
+
+
+def test_pinned_is_nobody_to_be_started(tmp_path: Path):
+    assert field([PINNED], Program(sys.executable), None, tmp_path) == ({PINNED: None}, [])

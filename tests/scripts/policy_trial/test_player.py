@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from launcher.engines.sim_api import Parts, build_app
 from launcher.engines.sim_driver import Driver
 from launcher.engines.sim_engine import CostModel, Engine, EngineConfig
-from scripts.policy_trial.cell import Stage
-from scripts.policy_trial.player import Played, Target, play
+from scripts.policy_trial.player import Target, play
+from scripts.policy_trial.stage import Stage
 from scripts.simulation.costs import H100_8B
 from scripts.simulation.job import Job, Workload
 from scripts.simulation.load import Offer, plan, take
@@ -28,15 +27,15 @@ async def engine() -> AsyncIterator[Target]:
     """An engine that takes no time."""
     driver = Driver(Engine(EngineConfig(), CostModel()), time_scale=0)
     async with TestServer(build_app(Parts(driver, "m", "m"))) as server:
-        yield Target(str(server.make_url("/v1/completions")), {"content-type": "application/json"}, "m")
+        yield Target([str(server.make_url("/v1/completions"))], {"content-type": "application/json"}, "m")
 
 
-def stage(jobs: list[Job], *, streams: bool = True, clients: int | None = None) -> Stage:
+def stage(jobs: list[Job], *, streams: bool = True) -> Stage:
     """A thousand times as fast as it says."""
     workload = Workload("w", BLOCK, jobs)
     order = plan(workload, H100_8B)
     offer = Offer(workload, order, take(order, BLOCK, H100_8B, 1), span=jobs[-1].arrival, load=1.0, cold_load=1.0)
-    return Stage(offer, window(offer, H100_8B, 1), Scene(1, H100_8B, streams=streams), 0.001, clients)
+    return Stage(offer, window(offer, H100_8B, 1), Scene(1, H100_8B, streams=streams), 0.001)
 
 
 def jobs(count: int) -> list[Job]:
@@ -76,22 +75,8 @@ async def test_what_is_refused_has_failed_and_its_session_goes_on(engine: Target
     assert "status 400" in played.errors[0]
 
 
-async def test_clients_in_turn_ask_one_thing_at_a_time():
-    open_, most = 0, 0
-
-    async def answer(request: web.Request) -> web.Response:
-        nonlocal open_, most
-        open_ += 1
-        most = max(most, open_)
-        await asyncio.sleep(0)
-        open_ -= 1
-        return web.json_response({"choices": [{"text": "a"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
-
-    app = web.Application()
-    app.router.add_post("/", answer)
-    async with TestServer(app) as server:
-        played: Played = await play(
-            stage(jobs(20), streams=False, clients=3), Target(str(server.make_url("/")), {}, "m")
-        )
-    assert len(played.outcomes) == 20
-    assert most == 3
+async def test_of_several_engines_each_prefix_has_its_own(engine: Target):
+    twice = [Job(float(number), (first, 10 + number), 2 * BLOCK, 1, ()) for number, first in enumerate((1, 2, 1, 2))]
+    other = dataclasses.replace(engine, urls=[engine.urls[0], engine.urls[0] + "/nowhere"])
+    played = await play(stage(twice), other)
+    assert [outcome.failed for outcome in played.outcomes] == [False, True, False, True]
