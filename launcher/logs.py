@@ -10,6 +10,7 @@ from pathlib import Path
 KEPT = 5  # files per worker
 _BLOCK = 8192  # bytes read at a time from the end of a log
 _LONGEST = 4096  # characters of one line that are shown
+_CHUNK = 1 << 20  # bytes that are read at a time of what is followed
 
 # Escape sequences and control characters: a log must not be able to act on the terminal that shows it.
 _UNPRINTABLE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -64,6 +65,36 @@ def tail(path: Path | None, lines: int = 20) -> list[str]:
 def last_line(path: Path | None) -> str:
     """What the engine says now; "" when it has said nothing."""
     return next(iter(tail(path, 1)), "")
+
+
+def end(path: Path | None, lines: int) -> tuple[list[str], str]:
+    """The last lines, as tail() gives them, and a mark from which since() goes on."""
+    said = tail(path, lines)
+    try:
+        return said, f"{path.name}:{path.stat().st_size}" if path else ""
+    except OSError:
+        return said, ""
+
+
+def since(path: Path | None, mark: str) -> tuple[list[str], str]:
+    """The whole lines that were written since `mark`, a megabyte at most, and the next mark.
+
+    A mark in another file, or none, means all of this one: each start of an engine has its own.
+    """
+    if path is None:
+        return [], ""
+    name, _, offset = mark.rpartition(":")
+    start = int(offset) if name == path.name and offset.isdecimal() and len(offset) < 19 else 0
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(_CHUNK)
+    except OSError:
+        return [], mark
+    if len(data) < _CHUNK or b"\n" in data:  # else it is one absurdly long line: in pieces
+        data = data[: data.rfind(b"\n") + 1]
+    text = (_clean(line) for line in data.decode(errors="replace").split("\n"))
+    return [line for line in text if line], f"{path.name}:{start + len(data)}"
 
 
 def _end(path: Path, lines: int) -> bytes:

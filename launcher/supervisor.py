@@ -190,6 +190,10 @@ class Slot:
         if self._task is not None:
             await asyncio.shield(self._task)
 
+    def written(self, lines: int, after: str | None) -> tuple[list[str], str]:
+        """What its engine wrote: the last lines, or all since the mark `after`; and the next mark."""
+        return logs.end(self.log, lines) if after is None else logs.since(self.log, after)
+
     def first_to_say(self, line: str) -> bool:
         """Whether no worker of this launch has died with this line before."""
         new = line not in self._supervisor.last_words

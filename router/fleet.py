@@ -46,6 +46,9 @@ class Handle(Protocol):
     async def stop(self) -> None:
         """Stop the engine for good; returns once all of its processes are gone."""
 
+    def written(self, lines: int, after: str | None) -> tuple[list[str], str]:
+        """What the engine wrote: the last lines, or all since the mark `after`; and the next mark. Reads a file."""
+
 
 # LMDeploy keeps this many latencies per node (LATENCY_DEQUE_LEN).
 LATENCIES = 15

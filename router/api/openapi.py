@@ -208,6 +208,8 @@ WORKER_URL = _param("url", "query", "The worker's URL: scheme, host and port", S
 NODE_URL = _param("node_url", "query", "Older form of the body's url", STRING)
 WORKER_ID = _param("id", "path", "The worker's id, or its URL (percent-encoded)", STRING, "w0")
 FORCE = _param("force", "query", "Do not wait for the requests under way", BOOLEAN)
+LINES = _param("lines", "query", "How many of its last lines", {**INTEGER, "minimum": 1, "maximum": 1000})
+AFTER = _param("after", "query", "Instead of the last lines, all since an earlier answer: its `next`", STRING)
 WAIT = _param("wait", "query", "false: answer 202 at once, and go on watching it", BOOLEAN)
 
 # -- inference: path, summary, fields, required fields, example
@@ -490,6 +492,20 @@ OPERATIONS: list[Operation] = [
         "Drain and restart a worker that was launched here",
         _ok(ONE_WORKER) | _errors(400, 401, 403, 404, 502),
         params=(WORKER_ID,),
+    ),
+    Operation(
+        "Workers",
+        "get",
+        "/workers/{id}/logs",
+        "What a worker that was launched here wrote",
+        _ok(
+            _json(
+                _object(("worker", "lines", "next"), worker=STRING, lines=_list(STRING), next=STRING),
+                {"worker": "w0", "lines": ["INFO: Application startup complete."], "next": "w0.1.log:5120"},
+            )
+        )
+        | _errors(400, 401, 403, 404),
+        params=(WORKER_ID, LINES, AFTER),
     ),
     Operation(
         "Workers",

@@ -57,6 +57,14 @@ def flag(request: web.Request, name: str, default: bool) -> bool:
     return known[text.lower()]
 
 
+def number(request: web.Request, name: str, default: int, low: int, high: int) -> int:
+    """A query parameter that is a whole number. Raises BadRequest."""
+    text = request.query.get(name, str(default))
+    if not (text.isdecimal() and len(text) < 19 and low <= int(text) <= high):
+        raise BadRequest(f"{name} must be a number from {low} to {high}", param=name)
+    return int(text)
+
+
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Whatever goes wrong in a handler becomes one OpenAI-shaped answer; no traceback and no body leaves."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from aiohttp import web
 
-from router.api.replies import flag, json_reply, parts_of, read_json
+from router.api.replies import flag, json_reply, number, parts_of, read_json
 from router.errors import BadRequest
 from router.fleet import Worker
 
@@ -113,6 +115,16 @@ async def restart(request: web.Request) -> web.Response:
     return json_reply(describe(worker))
 
 
+async def logs(request: web.Request) -> web.Response:
+    """What the engine wrote; `next` of one answer as `after` of the next one follows it."""
+    worker = _named(request)
+    lines = number(request, "lines", 100, 1, 1000)
+    if worker.handle is None:
+        raise BadRequest(f"worker {worker.url} was not launched here: its log is where it was started")
+    said, mark = await asyncio.to_thread(worker.handle.written, lines, request.query.get("after"))
+    return json_reply({"worker": worker.id, "lines": said, "next": mark})
+
+
 async def restart_all(request: web.Request) -> web.Response:
     """Workers launched elsewhere cannot be restarted from here and are listed as skipped."""
     restarted = [worker.url for worker in await parts_of(request).members.restart_all()]
@@ -144,4 +156,5 @@ ROUTES = [
     web.post("/workers/{id}/drain", drain),
     web.post("/workers/{id}/undrain", undrain),
     web.post("/workers/{id}/restart", restart),
+    web.get("/workers/{id}/logs", logs),
 ]

@@ -101,3 +101,39 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypat
     with pytest.raises(PermissionError) as refusal:
         logs.folder(str(tmp_path), 30000)
     assert refusal.value.filename == str(tmp_path)
+
+
+def test_a_log_is_followed_by_whole_lines(tmp_path: Path):
+    path = tmp_path / "w0.1.log"
+    path.write_text("one\ntwo\n")
+    said, mark = logs.end(path, 1)
+    assert said == ["two"]
+    with path.open("a") as file:
+        file.write("\x1b[31mthree\x1b[0m\nfo")
+    said, mark = logs.since(path, mark)
+    assert said == ["three"]
+    with path.open("a") as file:
+        file.write("ur\n")
+    assert logs.since(path, mark)[0] == ["four"]
+
+
+def test_a_new_file_is_followed_from_its_beginning(tmp_path: Path):
+    path = tmp_path / "w0.2.log"
+    path.write_text("again\n")
+    for mark in ("w0.1.log:9999", "nonsense", "", "w0.2.log:-1", "w0.2.log:" + "9" * 40):
+        assert logs.since(path, mark) == (["again"], "w0.2.log:6")
+
+
+def test_a_line_without_end_is_followed_in_pieces(tmp_path: Path):
+    path = tmp_path / "w0.1.log"
+    path.write_bytes(b"x" * (2 << 20))
+    said, mark = logs.since(path, "")
+    assert len(said) == 1
+    assert mark == f"w0.1.log:{1 << 20}"
+
+
+def test_a_log_that_is_not_there_is_empty(tmp_path: Path):
+    assert logs.end(None, 5) == ([], "")
+    assert logs.since(None, "w0.1.log:7") == ([], "")
+    assert logs.end(tmp_path / "w0.1.log", 5) == ([], "")
+    assert logs.since(tmp_path / "w0.1.log", "w0.1.log:7") == ([], "w0.1.log:7")

@@ -64,6 +64,9 @@ class Handle:
     async def stop(self) -> None:
         self._note("stop")
 
+    def written(self, lines: int, after: str | None) -> tuple[list[str], str]:
+        return [f"{lines} lines", f"after {after}"], "w0.1.log:7"
+
     def _note(self, call: str) -> None:
         self.calls.append(call)
         if self.worker is not None:

@@ -26,6 +26,7 @@ ADMIN = [
     ("POST", "/workers/w0/drain"),
     ("POST", "/workers/w0/undrain"),
     ("POST", "/workers/w0/restart"),
+    ("GET", "/workers/w0/logs"),
     ("POST", "/workers/restart"),
     ("POST", "/flush_cache"),
     ("GET", "/get_loads"),

@@ -131,6 +131,7 @@ async def test_workers_are_shown_with_all_that_is_known(control):
         ("POST", "/workers/w7/drain"),
         ("POST", "/workers/w7/undrain"),
         ("POST", "/workers/w7/restart"),
+        ("GET", "/workers/w7/logs"),
     ],
 )
 async def test_an_unknown_worker_is_not_found(control, method, path):
@@ -188,6 +189,30 @@ async def test_a_worker_started_elsewhere_is_not_restarted(control):
     status, body = await plane.post("/workers/w0/restart")
     assert status == 400
     assert message(body) == f"worker {U} was not launched here: restart it where it was started"
+
+
+async def test_the_log_of_a_worker_launched_here_is_shown_and_followed(control):
+    plane = await control()
+    plane.lay(U, handle=Handle())
+    shown = {"worker": "w0", "lines": ["100 lines", "after None"], "next": "w0.1.log:7"}
+    assert await plane.get("/workers/w0/logs") == (200, shown)
+    _, body = await plane.get("/workers/w0/logs", params={"lines": "5", "after": shown["next"]})
+    assert body["lines"] == ["5 lines", "after w0.1.log:7"]
+
+
+@pytest.mark.parametrize("lines", ["0", "1001", "-1", "many", "9" * 40, ""])
+async def test_the_log_takes_a_sensible_number_of_lines(control, lines: str):
+    plane = await control()
+    plane.lay(U, handle=Handle())
+    status, body = await plane.get("/workers/w0/logs", params={"lines": lines})
+    assert (status, message(body)) == (400, "lines must be a number from 1 to 1000")
+
+
+async def test_the_log_of_a_worker_started_elsewhere_is_there(control):
+    plane = await control()
+    plane.lay(U, handle=None)
+    status, body = await plane.get("/workers/w0/logs")
+    assert (status, message(body)) == (400, f"worker {U} was not launched here: its log is where it was started")
 
 
 async def test_all_workers_launched_here_are_restarted(control):
