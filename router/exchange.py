@@ -181,8 +181,7 @@ class Exchange:
         plane, request = self._plane, self._request
         workers = plane.fleet.candidates(request.model)
         if self._attempts is not None:
-            tried = self._attempts.tried
-            workers = tuple(w for w in workers if w.id not in tried) or workers
+            workers = plane.fleet.untried(request.model, self._attempts.tried) or workers
         if not workers:
             self._refuse(self._nobody())
             return
@@ -367,11 +366,10 @@ class Exchange:
         plane = self._plane
         attempts = self._attempts = self._attempts or Attempts()
         attempts.tried.add(self._worker.id)
-        candidates = plane.fleet.candidates(self._request.model)
         return decide(
             fault,
             attempts,
-            untried=any(w.id not in attempts.tried for w in candidates),
+            untried=bool(plane.fleet.untried(self._request.model, attempts.tried)),
             max_retries=plane.config.max_total_retries,
             budget=self._budgeted or budget_left(plane.retrying, plane.metrics.inflight),
             rng=plane.rng,

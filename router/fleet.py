@@ -15,7 +15,7 @@ import enum
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Protocol
 
 
@@ -341,15 +341,26 @@ class Fleet:
                 self._candidates[model] = found
         return found
 
+    def untried(self, model: str | None, tried: Container[str]) -> tuple[Worker, ...]:
+        """Who may get a request that has failed on the workers with these ids.
+
+        An unavailable worker is better than none: what made it so may be what others asked of it.
+        """
+        left = tuple(w for w in self.candidates(model) if w.id not in tried)
+        return left or tuple(w for w in self._living(model) if w.id not in tried)
+
     def _find(self, model: str | None) -> tuple[Worker, ...]:
-        serving = [w for w in self.workers.values() if not w.draining]
-        if model is not None:
-            serving = [w for w in serving if not w.models or model in w.models]
-        living = [w for w in serving if w.lifecycle is State.READY] or [w for w in serving if w.alive]
+        living = self._living(model)
         usable = tuple(
             w for w in living if w.breaker is Breaker.CLOSED or (w.breaker is Breaker.HALF_OPEN and w.trial is None)
         )
         return usable or tuple(living)
+
+    def _living(self, model: str | None) -> list[Worker]:
+        serving = [w for w in self.workers.values() if not w.draining]
+        if model is not None:
+            serving = [w for w in serving if not w.models or model in w.models]
+        return [w for w in serving if w.lifecycle is State.READY] or [w for w in serving if w.alive]
 
     def serves(self, model: str) -> bool:
         """Whether some worker, in whatever state, is known to serve `model`, or none has told what it serves."""

@@ -42,7 +42,7 @@ def _print(world: World, passed: bool) -> None:
     if folded:
         print("  quiet afterwards: " + ", ".join(f"{figure.what} {_value(figure)}" for figure in folded))
     for note in [] if passed else world.notes:
-        print(f"    | {note[:200]}")
+        print(f"    | {note[:1500]}")
     sys.stdout.flush()
 
 

@@ -27,8 +27,8 @@ async def broken_connections(world: World) -> None:
     load = world.load(server).clients(8, REQUEST).clients(8, STREAM, stream=True)
     broken = world.load(server)
     for how in ("reset", "close"):
-        broken.clients(4, {"tokens": 10, "cut": how, "after": 3}, stream=True)
-        broken.clients(2, {"cut": how, "after": 1})
+        broken.clients(4, {"tokens": 10, "cut": how, "after": 3}, stream=True, rest=0.01)
+        broken.clients(2, {"cut": how, "after": 1}, rest=0.01)
     await load.more(world.size(100, 1000))
     await server.mood(0, cut="close")
     await load.more(world.size(100, 1000))
@@ -42,7 +42,7 @@ async def broken_connections(world: World) -> None:
         world.note(f"{shot} {[line for line in server.command.lines if shot.id in line]}")
     world.note(spread(load.shots) + "; broken: " + spread(broken.shots))
     for shot in others[:3]:
-        world.note(repr(shot.body[-200:]))
+        world.note(f"{shot} {[line for line in server.command.lines if shot.id in line]}")
 
 
 @case()

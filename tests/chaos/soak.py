@@ -74,7 +74,7 @@ async def many_changes(world: World) -> None:
     await server.command.ready(1)
     await world.warm(server)
     load = world.load(server).clients(2, {"wait": 0.02})
-    await asyncio.gather(*(cycles(server, url, 300) for url in guests))
+    await asyncio.gather(*(cycles(server, url, 500) for url in guests))
     await world.remember(server)
     bad = await asyncio.gather(*(cycles(server, url, CYCLES // 2) for url in guests))
     await load.stop()

@@ -96,20 +96,24 @@ class Scripted:
         if script.cut is None:
             await connection.write(answer)
         else:
-            await connection.write(answer[:-10] if script.after else b"")
-            connection.end(script.cut)
+            await self._cut(script, connection, answer[:-10])
 
     async def _stream(self, script: Script, connection: Connection) -> None:
         events = [chunk(event) for event in answer_events(connection.worker.port, script.tokens)]
         await connection.write(head(200, SSE | CHUNKED))
         for number, event in enumerate(events):
             if script.cut is not None and number == script.after:
-                await connection.write(event[: len(event) // 2] if number else b"")
-                connection.end(script.cut)
+                await self._cut(script, connection, event[: len(event) // 2])
                 return
             await connection.write(event)
             await asyncio.sleep(script.pause)
         await connection.write(chunk(b"data: [DONE]\n\n") + LAST_CHUNK)
+
+    async def _cut(self, script: Script, connection: Connection, half: bytes) -> None:
+        if script.after:
+            await connection.write(half)
+            await asyncio.sleep(0.02)  # an RST makes the other side lose what it has not read
+        connection.end(script.cut or "close")
 
 
 def burn(seconds: float) -> None:

@@ -134,6 +134,16 @@ async def test_a_worker_that_dies_before_its_first_body_byte_is_replaced(world, 
 
 
 @both
+async def test_an_unavailable_worker_is_tried_when_no_other_is_left(world, body):
+    w = await world(2)
+    w.workers[0].script(CloseBeforeHead())
+    w.worker(1).breaker = Breaker.OPEN
+    served(await w.post(body), body)
+    assert w.tried() == [1, 1]
+    await w.quiet()
+
+
+@both
 async def test_a_request_that_kills_its_workers_meets_two_of_them_at_most(world, body):
     w = await world(4)
     for worker in w.workers:
