@@ -27,7 +27,7 @@ def test_counters_are_taken_from_the_turn_alone():
 def test_the_rate_is_of_the_requests_that_were_answered():
     job = stage(CELL, 1).offer.workload.jobs[0]
     answered = [Outcome(job, at, at, "w0", at + 1, at + 2) for at in (1.0, 3.0)]
-    lost = Outcome(job, 2.0, 2.0, "w0", failed=True)
+    lost = Outcome(job, 2.0, 2.0, "w0", end=9.0, failed=True)
     assert rate(Played([*answered, lost])) == 2 / 4
     assert rate(Played([lost])) == 0.0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from click import Context
 
@@ -13,7 +15,8 @@ from scripts.simulation.costs import H100_8B
 
 
 def test_the_servers_engine_takes_as_long_as_the_simulators():
-    options = sim_options(H100_8B, 1.0, 1.0)
+    costs = dataclasses.replace(H100_8B, kv_tokens=50_000, chunk=4096, max_running=100)
+    options = sim_options(costs, 0.5, 1.0)
     with sim_server.main.make_context("sim", options) as context:
         assert isinstance(context, Context)
         given = context.params
@@ -21,8 +24,8 @@ def test_the_servers_engine_takes_as_long_as_the_simulators():
     model = CostModel(**{name: given[name] for name in (*fields, "seconds_per_kv_token")})
     assert model.prefill(1000, 500) == pytest.approx(H100_8B.prefill(1000, 500))
     assert model.decode(7, 9000) == pytest.approx(H100_8B.step(7, 9000))
-    assert given["kv_tokens"] == H100_8B.kv_tokens
-    assert given["max_step_tokens"] == H100_8B.chunk
+    sizes = [given[name] for name in ("kv_tokens", "max_step_tokens", "max_num_seqs", "speed")]
+    assert sizes == [50_000, 4096, 100, 0.5]
 
 
 def test_sglang_counts_all_prompt_tokens_and_llama_cpp_those_it_computes():
