@@ -108,8 +108,11 @@ def find(peers: str | None) -> tuple[list[Contestant], list[str]]:
     return found, missing
 
 
-def peer(peers: str | None, name: str, policy: str = "cache_aware") -> Contestant | None:
-    """One of PEERS, if the Python `peers` has it."""
+def peer(peers: str | None, name: str, policy: str | None = None) -> Contestant | None:
+    """One of PEERS, if the Python `peers` has it; with that policy as it is by default.
+
+    None: cache_aware, and smg limits and polls less than it would.
+    """
     version = _version(peers, name) if peers else None
     return Contestant(name, version, _peer(peers, PEERS[name], policy)) if peers and version else None
 
@@ -133,16 +136,17 @@ def ours(program: Program, folder: Path, policy: str | None = None) -> Contestan
     return Contestant(OURS, program.version(folder), command, f"authorization: Bearer {key}", program.env)
 
 
-def _peer(python: str, package: str, policy: str) -> Callable[[int, Sequence[str], Path], list[str]]:
-    """They share their ancestor's command line. Quieter than their default; smg limits and polls less than it would."""
+def _peer(python: str, package: str, policy: str | None) -> Callable[[int, Sequence[str], Path], list[str]]:
+    """They share their ancestor's command line. Quieter than their default."""
+    less = ["--disable-load-monitoring", "--max-concurrent-requests", "0"] if package == "smg" and not policy else []
 
     def command(port: int, urls: Sequence[str], folder: Path) -> list[str]:
         return [
             python, "-m", f"{package}.launch_router",
             "--host", "127.0.0.1", "--port", str(port), "--worker-urls", *urls,
-            "--policy", policy, "--log-level", "error",
+            "--policy", policy or "cache_aware", "--log-level", "error",
             "--prometheus-port", str(free_port()), "--worker-startup-check-interval", "1",
-            *(["--disable-load-monitoring", "--max-concurrent-requests", "0"] if package == "smg" else []),
+            *less,
         ]  # fmt: skip
 
     return command

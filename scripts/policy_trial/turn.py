@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 
 import msgspec
@@ -58,12 +59,16 @@ def _measured(target: Target, workers: Workers, stage: Stage, router: Child | No
     meter = Meter(router) if router else None
     played: Played = uvloop.run(player.play(stage, target))
     engines = [now.since(then) for now, then in zip(workers.counts(), before, strict=True)]
-    seen = figures.figures(stage, played, engines, _speeds(stage, engines)) | {"load_busy": load.share()}
-    if meter:
-        used = meter.read()
-        seen |= {"router_ms": 1000 * used["cpu"] / max(1, len(played.outcomes))}
-        seen |= {"others": used["others"], "stolen": used["stolen"]}
+    seen = figures.figures(stage, played, engines, _speeds(stage, engines))
+    seen |= {"load_busy": load.share(), **_router(meter, len(played.outcomes))}
     return Seen(seen, sorted(set(played.errors)))
+
+
+def _router(meter: Meter | None, requests: int) -> dict[str, float]:
+    if meter is None:
+        return {"router_ms": nan, "others": 0.0, "stolen": 0.0}
+    used = meter.read()
+    return {"router_ms": 1000 * used["cpu"] / max(1, requests), "others": used["others"], "stolen": used["stolen"]}
 
 
 def _speeds(stage: Stage, engines: list[Counters]) -> list[float]:

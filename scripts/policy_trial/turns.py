@@ -1,13 +1,15 @@
-"""The workload of real engines on CPUs: clients that each ask about a long text of their own, again and again. Pure.
+"""The workload of real engines on CPUs: questions about a few long texts, each in its turn. Pure.
 
-The seed's headline shape, prompts that share long prefixes, sized by what llama.cpp keeps: the last prompt of each of
-its slots. As many texts as all engines have slots: all of them fit into the engines together, half of them into one
-of two. Each client sends its next question when it has its answer, so that the faster router gets more done.
+Prompts that share long prefixes, sized by what llama.cpp keeps: the last prompt of each of its slots. As many texts
+as all engines have slots: they fit into the engines together, and half of them into one of two. Each round asks about
+every text once, in random order. Each client sends its next question when it has its answer: who chooses better gets
+more done.
 """
 
 from __future__ import annotations
 
 import itertools
+import random
 from math import nan
 
 from scripts.policy_trial.stage import Stage
@@ -20,41 +22,57 @@ from scripts.simulation.world import Scene
 
 NAME = "turns"
 SLOTS = 4  # of an engine: requests at once, and prompts kept
+CLIENTS = 2  # for each engine: the other slots are free to be chosen
 BLOCK = 8  # tokens
-TEXT = 640  # tokens; gemma's window is 512, and of shorter prompts llama.cpp finds nothing again
+TEXT = 576  # tokens
 QUESTION = 24
 ANSWER = 8
+
+# Most of Gemma's layers see a window of 512 tokens. For these layers llama.cpp keeps 512 tokens for each slot and 512
+# more, and it finds a prompt again only while all of it is there, and if what is known of it is longer than the window.
+WINDOW = 512
+assert WINDOW < TEXT
+assert SLOTS * (TEXT + QUESTION + ANSWER) <= (SLOTS + 1) * WINDOW
 
 # Gemma 3 270M on one core of this kind, roughly; only the table's SLO hangs on it.
 COSTS = Costs(token=5e-3, pair=0.0, base=0.03, running=0.0, context=0.0, kv_tokens=SLOTS * (TEXT + QUESTION + ANSWER))
 
 
 def stage(replicas: int, requests: int, seed: int) -> Stage:
-    """At least two turns of SLOTS clients for each engine. All requests count, the first ones too."""
-    clients = SLOTS * replicas
-    ids = itertools.count(seed * 1_000_000)
-    turns = max(2, requests // clients)
-    workload = Workload(NAME, BLOCK, [_client(ids, turns) for _ in range(clients)])
+    """At least two rounds, shared by CLIENTS clients for each engine. All requests count, the first ones too."""
+    jobs = _questions(random.Random(seed), SLOTS * replicas, max(2, requests // (SLOTS * replicas)), seed)
+    clients = CLIENTS * replicas
+    workload = Workload(NAME, BLOCK, [_chain(jobs[client::clients]) for client in range(clients)])
     order = _order(workload)
-    hit = _hit(order, replicas * COSTS.kv_tokens)
-    demand = Demand(0.0, 0.0, 0.0, 0.0)
-    counted = Window(frozenset(job for _, job in order), nan, hit, _hit(order, None))
-    return Stage(Offer(workload, order, demand, 0.0, 1.0, nan), counted, Scene(replicas, COSTS), 1.0)
+    hit = _ideal(order)
+    counted = Window(frozenset(job for _, job in order), nan, hit, hit)
+    offer = Offer(workload, order, Demand(0.0, 0.0, 0.0, 0.0), span=0.0, load=1.0, cold_load=nan)
+    return Stage(offer, counted, Scene(replicas, COSTS), time_scale=1.0)
 
 
-def _client(ids: itertools.count[int], turns: int) -> Job:
-    """Its first question, the others hanging at it."""
-    text = tuple(itertools.islice(ids, TEXT // BLOCK))
-    following: Job | None = None
-    for _ in range(turns):
-        blocks = (*text, *itertools.islice(ids, QUESTION // BLOCK))
-        following = Job(0.0, blocks, TEXT + QUESTION, ANSWER, blocks, then=following)
-    assert following is not None
-    return following
+def _questions(rng: random.Random, texts: int, rounds: int, seed: int) -> list[Job]:
+    """In the order in which they are asked. Rounds of other seeds have other texts."""
+    ids = itertools.count(seed * 1_000_000)
+    known = [tuple(itertools.islice(ids, TEXT // BLOCK)) for _ in range(texts)]
+    asked = [
+        (*text, *itertools.islice(ids, QUESTION // BLOCK)) for _ in range(rounds) for text in _shuffled(rng, known)
+    ]
+    return [Job(0.0, blocks, TEXT + QUESTION, ANSWER, blocks) for blocks in asked]
+
+
+def _shuffled(rng: random.Random, texts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    return rng.sample(texts, len(texts))
+
+
+def _chain(jobs: list[Job]) -> Job:
+    """The first of them, each of the others hanging at the one before."""
+    for job, following in itertools.pairwise(jobs):
+        job.then = following
+    return jobs[0]
 
 
 def _order(workload: Workload) -> Order:
-    """All clients' first questions, then their second ones."""
+    """As they would be asked if all answers took as long."""
     jobs = workload.jobs
     order: Order = []
     while jobs:
@@ -63,6 +81,7 @@ def _order(workload: Workload) -> Order:
     return order
 
 
-def _hit(order: Order, tokens: int | None) -> float:
-    pool = Pool(BLOCK, tokens)
+def _ideal(order: Order) -> float:
+    """The hit rate if each text is computed once."""
+    pool = Pool(BLOCK)
     return sum(pool.take(job) for _, job in order) / sum(job.prompt for _, job in order)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.benchmark import contestants
 from scripts.benchmark.program import Program
 from scripts.policy_trial.field import PINNED, USUAL, field, wrong
 
@@ -41,3 +42,13 @@ def test_a_policy_of_ours_is_started_with_its_name(tmp_path: Path):
 
 def test_pinned_is_nobody_to_be_started(tmp_path: Path):
     assert field([PINNED], Program(sys.executable), None, tmp_path) == ({PINNED: None}, [])
+
+
+def test_peers_are_as_they_are_by_default_but_for_the_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(contestants, "_version", lambda python, distribution: "1.0")
+    found, _ = field(["smg:power_of_two"], Program(sys.executable), "python", tmp_path)
+    contestant = found["smg:power_of_two"]
+    assert contestant is not None
+    words = contestant.command(1, ["http://w"], tmp_path)
+    assert words[words.index("--policy") + 1] == "power_of_two"
+    assert "--disable-load-monitoring" not in words
