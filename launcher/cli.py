@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from launcher import __version__, run
+from launcher import __version__, manage, run
 from launcher.config import ENGINE_NAMES, LaunchConfig
 from launcher.errors import BadConfig, LaunchError
-from router.cli import Command, complain, epilog, invoke, option, router_config, router_options, set_up_logging
+from router.cli import (
+    announce,
+    complain,
+    config_option,
+    epilog,
+    invoke,
+    option,
+    router_config,
+    router_options,
+    set_up_logging,
+    several,
+    spread,
+)
 
 # What each option means; a unit is its metavar. The fields that are missing here are the router's options as well.
 HELP: dict[str, tuple[str, str | None]] = {
@@ -31,6 +44,7 @@ HELP: dict[str, tuple[str, str | None]] = {
     "log_dir": ("Folder for the engines' logs.  [default: llm-launch/PORT in the state folder]", "FOLDER"),
 }
 KINDS: dict[str, type] = {"dp_size": int}
+ENGINE_ARGS = "engine_args"  # what follows -- on the command line, or that line of a --config file
 SHARED = ("worker_startup_timeout", "drain_timeout")  # one option sets them here and in the router
 
 
@@ -47,48 +61,88 @@ def launch_config(params: dict[str, Any]) -> LaunchConfig:
     if params["model_path"] is None:
         raise BadConfig("--model-path is missing: give a model id, a folder, a .gguf file, or 'demo'")
     values = {name: params[name] for name in (*HELP, *SHARED)}
-    return LaunchConfig(**values, engine_args=params["engine_args"], router=router_config(params))
+    return LaunchConfig(**values, engine_args=params[ENGINE_ARGS], router=router_config(params))
 
 
-class _Launch(Command):
-    """What follows -- is for the engine, untouched."""
+class _Launch(click.Group):
+    """Starts a node, unless its first word is a command. What follows -- is for the engine, untouched."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] in self.commands:
+            ctx.meta[_COMMANDED] = True
+            return super().parse_args(ctx, args)
         end = args.index("--") if "--" in args else len(args)
-        ctx.params["engine_args"] = tuple(args[end + 1 :])
-        ctx.allow_extra_args = True
-        for word in super().parse_args(ctx, args[:end]):
-            raise click.UsageError(f"'{word}' is not an option: what is for the engine goes after --.")
+        rest = click.Command.parse_args(self, ctx, spread(args[:end], several(self)))
+        if rest and not ctx.resilient_parsing:
+            raise click.UsageError(_stray(rest[0], list(self.commands)))
+        ctx.params[ENGINE_ARGS] = tuple(args[end + 1 :] or (ctx.default_map or {}).get(ENGINE_ARGS, ()))
+        ctx.args = []
         return []
 
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Its own options, and their variables, mean nothing to a command."""
+        params = super().get_params(ctx)
+        return [param for param in params if param.name == "help"] if ctx.meta.get(_COMMANDED) else params
 
-def _launch(**params: Any) -> int:
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands first: the options fill several screens."""
+        self.format_commands(ctx, formatter)
+        records = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
+        ours = [record for name, record in records.items() if record and name not in _ROUTERS]
+        theirs = [record for name, record in records.items() if record and name in _ROUTERS]
+        for title, rows in (("Options of the node", ours), ("Options of its router", theirs)):
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+_ROUTERS = {option.name for option in router_options()} - set(SHARED)
+_COMMANDED = f"{__name__}.commanded"
+
+
+def _stray(word: str, commands: Sequence[str]) -> str:
+    if word in commands:
+        return f"'{word}' goes first, and takes its own options: launch {word}"
+    near = difflib.get_close_matches(word, commands, 1)
+    command = f"is no command (did you mean {near[0]}?)" if near else "is not an option"
+    return f"'{word}' {command}: what is for the engine goes after --."
+
+
+def _launch(dry_run: bool = False, **params: Any) -> int:
     """Serve a model on every GPU of this machine behind one port.
 
     Starts one engine per replica, restarts those that fail, and routes requests to where their prompt is cached. What
-    follows -- is given to every engine as it is.
+    follows -- is given to every engine as it is. The commands below ask and change a node that runs.
     """
-    try:
-        config = launch_config(params)
-        set_up_logging(config.router.log_level, config.router.log_format)
-        return run.run(config)
-    except LaunchError as error:
-        complain("launch", str(error))
-        return error.exit_code
+    if click.get_current_context().invoked_subcommand:
+        return 0
+    config = launch_config(params)
+    set_up_logging(config.router.log_level, config.router.log_format)
+    if dry_run:
+        announce(run.rehearse(config))
+        return 0
+    return run.run(config)
 
+
+DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Show what would be started, and with which commands.")
 
 command = _Launch(
     "launch",
     callback=_launch,
-    params=[*launch_options(), *router_options()],
+    params=[config_option([ENGINE_ARGS]), DRY_RUN, *launch_options(), *router_options()],
     help=_launch.__doc__,
     epilog=epilog("launch", "dp-size"),
-    options_metavar="[OPTIONS] [-- ENGINE OPTIONS]",
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND] [-- ENGINE OPTIONS]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    commands=manage.COMMANDS,
 )
 click.version_option(__version__, prog_name="launch")(command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 after a drain, that of a LaunchError, 128 + n when a second signal n ended it."""
-    return invoke(command, "launch", argv)
+    try:
+        return invoke(command, "launch", argv)
+    except LaunchError as error:
+        complain("launch", str(error))
+        return error.exit_code

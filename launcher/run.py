@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launcher import __version__, console, engines, gpus, logs, plan
+from launcher import __version__, console, engines, gpus, logs, plan, preview
 from launcher.config import LaunchConfig
 from launcher.engines import Engine
 from launcher.errors import BadConfig
@@ -20,7 +20,7 @@ from launcher.process import Process
 from launcher.supervisor import Supervisor, Tools
 from router import health, loop
 from router.app import Router
-from router.cli import announce, drained, greet
+from router.cli import announce, drained, greet, own_url
 from router.errors import RouterError
 from router.fleet import Worker
 from router.signals import Signals
@@ -46,11 +46,22 @@ async def serve(config: LaunchConfig, say: Callable[[str], None] = announce) -> 
         engine, specs = await asyncio.to_thread(prepare, config, ports)  # NVML and other interpreters take their time
         folder = log_folder(config, router.port)
         supervisor = Supervisor(config, engine, specs, router.fleet, folder, tools(config, router, ports))
-        greet(_title(config, engine, specs), config.router, router.port, say)
+        greet(title(config, engine, specs), config.router, router.port, say)
         return await supervise(config, router, supervisor, signals)
     finally:
         await router.close()
         ports.close()
+
+
+def rehearse(config: LaunchConfig) -> str:
+    """What would be started, for people; nothing is. Raises LaunchError."""
+    ports = Ports()
+    try:
+        engine, specs = prepare(config, ports)
+    finally:
+        ports.close()
+    router = f"router  {own_url(config.router, config.router.port)}, policy {config.router.policy}"
+    return f"{title(config, engine, specs)}\n{router}\n{preview.text(config, engine, specs, os.environ)}"
 
 
 def prepare(config: LaunchConfig, ports: Ports) -> tuple[Engine, list[WorkerSpec]]:
@@ -173,6 +184,6 @@ def log_folder(config: LaunchConfig, port: int) -> Path:
         raise BadConfig(f"{reason}: give another --log-dir") from None
 
 
-def _title(config: LaunchConfig, engine: Engine, specs: list[WorkerSpec]) -> str:
+def title(config: LaunchConfig, engine: Engine, specs: list[WorkerSpec]) -> str:
     where = "CPU" if not specs[0].devices else "GPU" if config.tp_size == 1 else f"{config.tp_size} GPUs each"
     return f"llm-launch {__version__}: {config.model_path}, {len(specs)} x {engine.name} on {where}"

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import click
 import msgspec
 
-from router import loop
+from router import config_file, loop
 from router.app import Router
 from router.config import ConfigError, RouterConfig
 from router.errors import BadRequest, RouterError
@@ -84,6 +84,20 @@ def router_options() -> list[click.Option]:
     return options
 
 
+def config_option(words: Sequence[str] = ()) -> click.Option:
+    """--config: a file of options, under the environment and the command line. `words`: see config_file.settings."""
+
+    def take(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+        if path is not None:
+            options = {
+                p.name: p for p in ctx.command.params if isinstance(p, click.Option) and p.name and not p.is_eager
+            }
+            ctx.default_map = {**config_file.read(path, options, words)}
+
+    text = "YAML file of these options, as in 'dp-size: 4'. The environment and the command line go before it."
+    return click.Option(["--config"], metavar="FILE", is_eager=True, expose_value=False, callback=take, help=text)
+
+
 def option(
     field: dataclasses.Field[Any],
     text: str,
@@ -143,8 +157,12 @@ class Command(click.Command):
     """A command whose options for several values take them separated by blanks, as in `--worker-urls URL URL`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        several = {name for param in self.params if getattr(param, "multiple", False) for name in param.opts}
-        return super().parse_args(ctx, spread(args, several))
+        return super().parse_args(ctx, spread(args, several(self)))
+
+
+def several(command: click.Command) -> set[str]:
+    """The options that take several values."""
+    return {name for param in command.params if getattr(param, "multiple", False) for name in param.opts}
 
 
 def spread(args: Iterable[str], several: set[str]) -> list[str]:
@@ -168,7 +186,8 @@ def invoke(command: click.Command, name: str, argv: Sequence[str] | None) -> int
         args = None if argv is None else list(argv)
         code = command.main(args, name, standalone_mode=False, auto_envvar_prefix=name.upper())
     except click.ClickException as error:
-        complain(name, f"{error.format_message().rstrip('.')}. See {name} --help")
+        place = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
+        complain(name, f"{error.format_message().rstrip('.')}. See {place} --help")
         return error.exit_code
     except (ConfigError, RouterError) as error:
         complain(name, str(error))
@@ -315,7 +334,7 @@ def _count(urls: Sequence[str]) -> str:
     return f"{len(urls)} worker" + ("" if len(urls) == 1 else "s") if urls else "no worker yet"
 
 
-EPILOG = """Every option can also be set by an environment variable: --{example} by {NAME}_{EXAMPLE}.
+EPILOG = """Every option can also be set by an environment variable, --{example} by {NAME}_{EXAMPLE}, or in a file.
 
 Shell completion: eval "$(_{NAME}_COMPLETE=bash_source {name})", or zsh_source, or fish_source."""
 
@@ -327,7 +346,7 @@ def epilog(name: str, example: str) -> str:
 command = Command(
     "router",
     callback=_route,
-    params=[*router_options()],
+    params=[config_option(), *router_options()],
     help=_route.__doc__,
     epilog=epilog("router", "max-total-retries"),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,8 @@ from launcher.cli import main
 from launcher.config import LaunchConfig
 from launcher.errors import NoGpu
 from router.config import RouterConfig
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture
@@ -128,6 +132,71 @@ def test_a_launch_that_fails_ends_with_one_line_and_its_own_exit_code(
     assert capsys.readouterr().err == "launch: too few GPUs\n"
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[str], str]:
+    """The name of a file that holds this."""
+
+    def file(text: str) -> str:
+        (tmp_path / "node.yaml").write_text(text)
+        return str(tmp_path / "node.yaml")
+
+    return file
+
+
+def test_any_option_may_come_from_a_file(parsed, file):
+    config = parsed("--config", file("model-path: m\ndp_size: 4\nport: 8000\nworker-urls: [http://a:1, http://b:2]"))
+    assert (config.model_path, config.dp_size, config.router.port) == ("m", 4, 8000)
+    assert config.router.worker_urls == ("http://a:1", "http://b:2")
+
+
+def test_the_command_line_goes_before_the_environment_and_that_before_the_file(parsed, file):
+    name = file("model-path: m\ndp-size: 2\ntp-size: 2\nport: 1002\nengine-args: --of-the file")
+    config = parsed(
+        "--dp-size", "4", "--", "--of-the", "line", LAUNCH_CONFIG=name, LAUNCH_DP_SIZE="3", LAUNCH_TP_SIZE="3"
+    )
+    assert (config.dp_size, config.tp_size, config.router.port) == (4, 3, 1002)
+    assert config.engine_args == ("--of-the", "line")
+
+
+def test_what_is_for_the_engine_may_come_from_a_file(parsed, file):
+    config = parsed("--config", file("model-path: m\nengine-args: [--max-model-len, 8192]"))
+    assert config.engine_args == ("--max-model-len", "8192")
+
+
+def test_the_file_of_the_readme_can_be_used(parsed, file, tmp_path: Path):
+    (tmp_path / "api-key").write_text("k")
+    (text,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
+    config = parsed("--config", file(text.replace("/run/secrets", str(tmp_path))))
+    assert (config.model_path, config.router.policy, config.router.api_key) == ("demo", "least_work", "k")
+    assert config.engine_args == ("--ctx-size", "8192")
+
+
+@pytest.mark.parametrize("text", ["dp-sise: 4", "dry-ran: 1", "config: other.yaml\ndp-sise: 4", "help: 1"])
+def test_a_file_with_an_unknown_key_is_refused(refused, file, text: str):
+    assert "is not an option" in refused("--config", file(text))
+
+
+def test_a_dry_run_shows_the_commands_and_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(cli, "set_up_logging", lambda level, format: None)
+    monkeypatch.setattr(run, "run", lambda config: pytest.fail("started"))
+    assert main(["--dry-run", "--engine", "sim", "--model-path", "any", "--dp-size", "2", "--", "--label", "a b"]) == 0
+    title, router, *rest = capsys.readouterr().out.splitlines()
+    assert "any, 2 x sim on CPU" in title
+    assert router == "router  http://127.0.0.1:30000, policy cache_aware"
+    assert [line[:2] for line in rest] == ["w0", "  ", "w1", "  "]
+    assert rest[1].endswith("--label 'a b'")
+
+
+def test_a_word_that_is_nearly_a_command_is_taken_for_one(refused):
+    assert "'statsu' is no command (did you mean status?)" in refused("statsu")
+
+
+def test_a_command_goes_first(refused):
+    assert "'status' goes first" in refused("--model-path", "m", "status")
+
+
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"launch, version {__version__}\n"
@@ -136,5 +205,5 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]):
 def test_the_help_says_how_to_reach_the_engine(capsys: pytest.CaptureFixture[str]):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("Usage: launch [OPTIONS] [-- ENGINE OPTIONS]")
+    assert text.startswith("Usage: launch [OPTIONS] [COMMAND] [-- ENGINE OPTIONS]")
     assert "LAUNCH_DP_SIZE" in text

@@ -132,6 +132,13 @@ def test_every_option_can_come_from_the_environment(parsed):
     assert config.api_key == "k"
 
 
+def test_any_option_may_come_from_a_file(parsed, tmp_path: Path):
+    file = tmp_path / "router.yaml"
+    file.write_text("policy: random\nworker-urls: http://a:1\n")
+    config = parsed("--config", str(file))
+    assert (config.policy, config.worker_urls) == ("random", ("http://a:1",))
+
+
 def test_the_command_line_goes_before_the_environment(parsed):
     assert parsed("--port", "9000", ROUTER_PORT="8000").port == 9000
 
