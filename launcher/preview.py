@@ -14,21 +14,19 @@ def describe(
     config: LaunchConfig, engine: Engine, specs: Sequence[WorkerSpec], inherited: Mapping[str, str]
 ) -> list[dict[str, object]]:
     """Each worker: where it runs, its command, and what its environment has beyond `inherited`."""
-    workers = []
-    for spec in specs:
-        command = engine.command(spec, config)
-        workers.append(
-            {
-                "worker": f"w{spec.replica}",
-                "engine": engine.name,
-                "url": spec.url,
-                "devices": list(spec.devices),
-                "cpus": list(spec.cpus),
-                "env": environment(spec, command, inherited),
-                "argv": list(command.argv),
-            }
-        )
-    return workers
+    return [_describe(spec, engine, engine.command(spec, config), inherited) for spec in specs]
+
+
+def _describe(spec: WorkerSpec, engine: Engine, command: Command, inherited: Mapping[str, str]) -> dict[str, object]:
+    return {
+        "worker": f"w{spec.replica}",
+        "engine": engine.name,
+        "url": spec.url,
+        "devices": list(spec.devices),
+        "cpus": list(spec.cpus),
+        "env": environment(spec, command, inherited),
+        "argv": list(command.argv),
+    }
 
 
 def text(config: LaunchConfig, engine: Engine, specs: Sequence[WorkerSpec], inherited: Mapping[str, str]) -> str:
