@@ -31,6 +31,7 @@ from router.policies import Policy
 from router.relay import Relay, choose
 from router.request import RouteRequest
 from router.retry import RULES, Attempts, Fault, Retry, Where, budget_left, classify, decide, refine
+from router.suspects import Suspects
 from router.upstream import Connection, Pool, authority
 from router.usage import read
 
@@ -83,6 +84,7 @@ class Plane:
             config.max_concurrent_requests, config.queue_size, config.queue_timeout
         )
         self.waiting: dict[Exchange, float] = {}  # no body byte yet -> deadline; one timeout keeps it in order
+        self.suspects: Suspects[Exchange] = Suspects()
         self.retrying = 0  # budgeted retries under way
         self.refusing: str | None = None  # a reason: new requests are turned away
         self._next_upkeep = self.clock() + config.eviction_interval
@@ -96,10 +98,16 @@ class Plane:
         for exchange in self.admission.expired(now):
             exchange.queued_too_long()
         self.metrics.queue_depth = len(self.admission)
+        self.next_suspects()
         self.pool.reap()
         if now >= self._next_upkeep:
             self._next_upkeep = now + self.config.eviction_interval
             self.policy.upkeep(now)
+
+    def next_suspects(self) -> None:
+        """Those who waited for a worker without a suspect look again."""
+        for exchange in self.suspects.waiting():
+            exchange.dispatch()
 
     def leave(self) -> None:
         """A request ended: whoever is next in line goes on."""
@@ -158,7 +166,7 @@ class Exchange:
         try:
             if plane.admission.enter(self, self._started):
                 self._in = True
-                self._dispatch()
+                self.dispatch()
             else:
                 plane.metrics.queue_depth = len(plane.admission)
         except QueueFull as error:
@@ -168,7 +176,7 @@ class Exchange:
         """A place was handed over while this one waited."""
         self._in = True
         if self._open:
-            self._dispatch()
+            self.dispatch()
         else:
             self._plane.leave()
 
@@ -177,7 +185,8 @@ class Exchange:
 
     # -- trying
 
-    def _dispatch(self) -> None:
+    def dispatch(self) -> None:
+        """Pick a worker and try it."""
         plane, request = self._plane, self._request
         workers = plane.fleet.candidates(request.model)
         if self._attempts is not None:
@@ -185,6 +194,11 @@ class Exchange:
         if not workers:
             self._refuse(self._nobody())
             return
+        if self._attempts is not None and self._attempts.suspect:
+            workers = plane.suspects.free(workers, plane.clock())
+            if not workers:
+                plane.suspects.wait(self)
+                return
         plane.fleet.presume(self._started)
         began = perf_counter()
         worker = plane.policy.pick(request, workers, self._started, plane.rng)
@@ -217,6 +231,8 @@ class Exchange:
         self._lease = plane.fleet.lease(
             worker, request.uncached_tokens, plane.clock(), request.prompt_tokens, request.computed_by
         )
+        if self._attempts is not None and self._attempts.suspect:
+            plane.suspects.take(self, worker, plane.clock())
         connection = None if fresh else plane.pool.take(worker)
         if connection is None:
             self._task = plane.loop.create_task(self._connect(worker))
@@ -324,9 +340,16 @@ class Exchange:
     def _first_byte(self) -> None:
         now = self._plane.clock()
         self._ttfb = now - self._started
+        self._cleared()
         self._lease.first_byte()
         self._plane.policy.answered(self._request, self._worker, now)
         self._plane.waiting.pop(self, None)
+
+    def _cleared(self) -> None:
+        """It has not killed its worker, or is not on one any more: another suspect may come there."""
+        plane = self._plane
+        if self._attempts is not None and plane.suspects.leave(self):
+            plane.loop.call_soon(plane.next_suspects)
 
     def _let_go(self) -> None:
         """Forget the prompt: nothing is sent again from here on, and a stream may last for minutes."""
@@ -385,7 +408,7 @@ class Exchange:
         if retry.where is Where.SAME:
             self._try(self._worker, fresh=True)
         else:
-            self._timer = plane.loop.call_later(retry.delay, self._dispatch)
+            self._timer = plane.loop.call_later(retry.delay, self.dispatch)
 
     def timed_out(self) -> None:
         """No body byte within the request timeout."""
@@ -440,6 +463,7 @@ class Exchange:
 
     def _give_back(self, now: float, latency: bool = False) -> None:
         """The request is over on its worker, if it was on one; more calls do nothing."""
+        self._cleared()
         if self._lease is not None:
             self._lease.release(now, latency=latency)
         if self._worker is not None:

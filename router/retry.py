@@ -72,6 +72,11 @@ class Attempts:
     tried: set[str] = field(default_factory=set)  # worker ids
     resent: bool = False  # the last try was a resend to the same worker
 
+    @property
+    def suspect(self) -> bool:
+        """Whether it was on a worker that died: it may have been the reason."""
+        return Fault.DIED in self.by_fault
+
     def note(self, fault: Fault, rule: Rule) -> None:
         """A retry for `fault` has been decided."""
         self.by_fault[fault] = self.by_fault.get(fault, 0) + 1

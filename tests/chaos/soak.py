@@ -6,9 +6,10 @@ import asyncio
 import random
 import time
 
+import aiohttp
+
 from tests.chaos.load import Ask, End, Load, spread
 from tests.chaos.world import Server, World, case
-from tests.router.world import Client
 
 REQUESTS, CYCLES = 200_000, 10_000
 
@@ -85,14 +86,10 @@ async def many_changes(world: World) -> None:
 
 async def cycles(server: Server, url: str, count: int) -> int:
     """Add a worker, wait until it is healthy, and remove it, so many times; how often that failed."""
-    port = int(server.url.rpartition(":")[2])
-    client = Client(*await asyncio.open_connection("127.0.0.1", port))
     bad = 0
-    for _ in range(count):
-        for change in ("add", "remove"):
-            client.send(
-                f"POST /{change}_worker?url={url} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n".encode()
-            )
-            bad += (await client.answer()).status != 200
-    client.close()
+    async with aiohttp.ClientSession() as session:
+        for _ in range(count):
+            for change in ("add", "remove"):
+                async with session.post(f"{server.url}/{change}_worker?url={url}") as answer:
+                    bad += answer.status != 200
     return bad

@@ -27,7 +27,7 @@ import psutil
 from tests.chaos.load import Load
 from tests.e2e.commands import Command, gone, state_folder
 
-T = TypeVar("T", int, float)
+T = TypeVar("T")
 MARKER = "CHAOS_CASE"  # in the environment of all that a case starts
 MEMORY = 10.0  # MiB that a process may keep
 SLACK = 2  # descriptors and tasks that may come and go by themselves

@@ -18,6 +18,7 @@ from tests.e2e.fault_worker import (
     HangAfterHead,
     Raw,
     ResetBeforeHead,
+    SlowHead,
     Status,
     Stream,
     TruncateBody,
@@ -140,6 +141,47 @@ async def test_an_unavailable_worker_is_tried_when_no_other_is_left(world, body)
     w.worker(1).breaker = Breaker.OPEN
     served(await w.post(body), body)
     assert w.tried() == [1, 1]
+    await w.quiet()
+
+
+@both
+async def test_requests_whose_worker_died_are_alone_on_their_next_one(world, body):
+    w = await world(2)
+    deadly, gate = asyncio.Event(), asyncio.Event()
+    w.workers[0].default = SlowHead(deadly, CloseBeforeHead())
+    w.workers[1].default = SlowHead(gate)
+    posts = [asyncio.create_task(w.post(body)) for _ in range(3)]
+    await w.until(lambda: w.tried()[0] == 3)
+    w.worker(0).lifecycle = State.BACKOFF
+    w.fleet.touch()
+    deadly.set()
+    await w.until(lambda: w.tried()[1] == 1)
+    w.plane.tick(w.plane.clock())
+    fourth = asyncio.create_task(w.post(body))  # of which nothing is suspected
+    await w.until(lambda: w.tried()[1] == 2)
+    assert w.tried() == [3, 2]
+    gate.set()
+    for post in (*posts, fourth):
+        served(await post, body)
+    assert w.tried() == [3, 4]
+    await w.quiet()
+
+
+@both
+async def test_a_suspect_whose_client_leaves_makes_room_for_the_next(world, body):
+    w = await world(2)
+    deadly = asyncio.Event()
+    w.workers[0].default = SlowHead(deadly, CloseBeforeHead())
+    w.workers[1].script(Hang())
+    clients = {name: await w.connect() for name in ("one", "other")}
+    for name, client in clients.items():
+        client.post("/generate", {**body, "text": name})
+    await w.until(lambda: w.tried()[0] == 2)
+    deadly.set()
+    await w.until(lambda: w.tried()[1] == 1)
+    clients.pop(json.loads(w.workers[1].requests[0].body)["text"]).close()
+    for client in clients.values():
+        served(await client.answer(), body)
     await w.quiet()
 
 
