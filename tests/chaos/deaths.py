@@ -82,9 +82,11 @@ async def poison(world: World) -> None:
     await world.warm(server)
     load = world.load(server).clients(32, REQUEST).clients(32, STREAM, stream=True)
     await load.more(200)
-    poison = [await shoot(server.url, {"die": True}, stream) for stream in world.size((False,), (False, True))]
-    await server.until(lambda workers: all(w["state"] == "ready" for w in workers))
-    await load.more(200)
+    poison = []
+    for stream in world.size((False,), (False, True)):
+        poison.append(await shoot(server.url, {"die": True}, stream))
+        await server.until(lambda workers: all(w["state"] == "ready" for w in workers))
+        await load.more(200)  # who meets two deaths is given up, be they of two poisons
     await load.stop()
     world.at_most(
         "workers that died, of 1 or 2 such requests",
