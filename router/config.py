@@ -22,7 +22,7 @@ class RouterConfig:
     host: str = "127.0.0.1"
     port: int = 30000
     worker_urls: tuple[str, ...] = ()
-    policy: str = "cache_aware"
+    policy: str = "least_work"
     cache_threshold: float = 0.5  # lowest match rate that counts as a cache hit
     balance_abs_threshold: int = 32  # requests
     balance_rel_threshold: float = 1.0001

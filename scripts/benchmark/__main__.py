@@ -52,12 +52,16 @@ def _listed(known: Sequence[str]) -> Any:
     "--peers", metavar="PYTHON", envvar="BENCH_PEERS", type=click.Path(exists=True, dir_okay=False),
     help="The Python that has sglang-router, vllm-router and smg installed. Also by BENCH_PEERS.",
 )  # fmt: skip
+@click.option(
+    "--policy", metavar="NAME", default=contestants.POLICY, show_default=True,
+    help="Of the router that is measured; its peers have this one.",
+)  # fmt: skip
 @click.option("--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Keep all figures here.")
 @click.option("--png", "png_path", metavar="FILE", type=click.Path(path_type=Path), help="Draw them here.")
 @click.pass_context
 def main(
     context: click.Context, cases: list[str], only: list[str], secs: int, rounds: int, quick: bool,
-    router: str | None, peers: str | None, json_path: Path | None, png_path: Path | None,
+    router: str | None, peers: str | None, policy: str, json_path: Path | None, png_path: Path | None,
 ) -> None:  # fmt: skip
     """Measure the router beside its peers, and print which goals are met. How to read it: scripts/README.md."""
     if context.invoked_subcommand:
@@ -75,7 +79,7 @@ def main(
         folder = Path(name)
         program = obtain(router, folder, _say) if OURS in only else None
         if program is not None:
-            field.insert(0, contestants.ours(program, folder))
+            field.insert(0, contestants.ours(program, folder, policy))
         about = machine.describe(field)
         figures = _measure(cases, Bench(settings, field, program, folder, _say), notes)
     rows = goals.rows(figures)

@@ -19,6 +19,7 @@ from scripts.benchmark.program import Program
 
 OURS = "llm-launch"
 NGINX = "nginx"
+POLICY = "cache_aware"  # what all of them can do
 PEERS = {"sglang-router": "sglang_router", "vllm-router": "vllm_router", "smg": "smg"}  # distribution: package
 NAMES = (OURS, *PEERS, NGINX)
 STARTUP = 60.0  # seconds
@@ -111,7 +112,7 @@ def find(peers: str | None) -> tuple[list[Contestant], list[str]]:
 def peer(peers: str | None, name: str, policy: str | None = None) -> Contestant | None:
     """One of PEERS, if the Python `peers` has it; with that policy as it is by default.
 
-    None: cache_aware, and smg limits and polls less than it would.
+    None: the same one as all, and smg limits and polls less than it would.
     """
     version = _version(peers, name) if peers else None
     return Contestant(name, version, _peer(peers, PEERS[name], policy)) if peers and version else None
@@ -121,16 +122,16 @@ def how_to_install(peer: str) -> str:
     return f"python3 -m venv peers && peers/bin/pip install {peer}, then --peers peers/bin/python"
 
 
-def ours(program: Program, folder: Path, policy: str | None = None) -> Contestant:
-    """All features as they are by default, `policy` too if None, and a key that every request must carry."""
+def ours(program: Program, folder: Path, policy: str = POLICY) -> Contestant:
+    """All else as it is by default, and a key that every request must carry."""
     key = secrets.token_hex(16)
 
     def command(port: int, urls: Sequence[str], folder: Path) -> list[str]:
         file = folder / "key"
         file.write_text(key)
-        chosen = () if policy is None else ("--policy", policy)
         return program.command(
-            "-m", "router", "--port", str(port), "--worker-urls", *urls, "--api-key-file", str(file), *chosen
+            *("-m", "router", "--port", str(port), "--worker-urls", *urls),
+            *("--api-key-file", str(file), "--policy", policy),
         )
 
     return Contestant(OURS, program.version(folder), command, f"authorization: Bearer {key}", program.env)
@@ -144,7 +145,7 @@ def _peer(python: str, package: str, policy: str | None) -> Callable[[int, Seque
         return [
             python, "-m", f"{package}.launch_router",
             "--host", "127.0.0.1", "--port", str(port), "--worker-urls", *urls,
-            "--policy", policy or "cache_aware", "--log-level", "error",
+            "--policy", policy or POLICY, "--log-level", "error",
             "--prometheus-port", str(free_port()), "--worker-startup-check-interval", "1",
             *less,
         ]  # fmt: skip

@@ -70,7 +70,7 @@ def test_the_help_shows_every_option_and_its_default(capsys: pytest.CaptureFixtu
     for field in dataclasses.fields(RouterConfig):
         assert flag(field.name) in text
     assert "[default: 1800.0]" in text
-    assert "[default: cache_aware]" in text
+    assert "[default: least_work]" in text
     assert "ROUTER_MAX_TOTAL_RETRIES" in text
     assert "_ROUTER_COMPLETE=bash_source router" in text
 

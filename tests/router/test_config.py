@@ -52,7 +52,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "host": "127.0.0.1",
         "port": 30000,
         "worker_urls": (),
-        "policy": "cache_aware",
+        "policy": "least_work",
         "cache_threshold": 0.5,
         "balance_abs_threshold": 32,
         "balance_rel_threshold": 1.0001,

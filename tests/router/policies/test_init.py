@@ -37,8 +37,8 @@ def test_only_a_policy_that_looks_at_prompts_has_an_index() -> None:
 
 
 def test_cache_aware_takes_its_thresholds_from_the_settings() -> None:
-    config = RouterConfig(cache_threshold=0.9, balance_abs_threshold=2, balance_rel_threshold=3.0, max_tree_size=77)
-    policy = make(config)
+    thresholds = {"cache_threshold": 0.9, "balance_abs_threshold": 2, "balance_rel_threshold": 3.0, "max_tree_size": 77}
+    policy = make(RouterConfig(policy="cache_aware", **thresholds))  # type: ignore[arg-type]
     assert policy.index is not None
     assert policy.index.max_size == 77
     rng = random.Random(0)
