@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from launcher import __version__, manage, run
+from launcher import __version__, doctor, manage, run, survey, tables
 from launcher.config import ENGINE_NAMES, LaunchConfig
 from launcher.errors import BadConfig, LaunchError
 from router.cli import (
@@ -64,25 +65,37 @@ def launch_config(params: dict[str, Any]) -> LaunchConfig:
     return LaunchConfig(**values, engine_args=params[ENGINE_ARGS], router=router_config(params))
 
 
+class _Doctor(click.Command):
+    """Takes what a launch takes, the engine's words included."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return _parse(self, ctx, args)
+
+
+def _parse(command: click.Command, ctx: click.Context, args: list[str], commands: Sequence[str] = ()) -> list[str]:
+    """The options of a launch, and what follows -- untouched."""
+    end = args.index("--") if "--" in args else len(args)
+    rest = click.Command.parse_args(command, ctx, spread(args[:end], several(command)))
+    if rest and not ctx.resilient_parsing:
+        raise click.UsageError(_stray(rest[0], commands))
+    ctx.params[ENGINE_ARGS] = tuple(args[end + 1 :] or (ctx.default_map or {}).get(ENGINE_ARGS, ()))
+    ctx.args = []
+    return []
+
+
 class _Launch(click.Group):
     """Starts a node, unless its first word is a command. What follows -- is for the engine, untouched."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] in self.commands:
-            ctx.meta[_COMMANDED] = True
+            ctx.meta[_COMMANDED] = self
             return super().parse_args(ctx, args)
-        end = args.index("--") if "--" in args else len(args)
-        rest = click.Command.parse_args(self, ctx, spread(args[:end], several(self)))
-        if rest and not ctx.resilient_parsing:
-            raise click.UsageError(_stray(rest[0], list(self.commands)))
-        ctx.params[ENGINE_ARGS] = tuple(args[end + 1 :] or (ctx.default_map or {}).get(ENGINE_ARGS, ()))
-        ctx.args = []
-        return []
+        return _parse(self, ctx, args, list(self.commands))
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Its own options, and their variables, mean nothing to a command."""
         params = super().get_params(ctx)
-        return [param for param in params if param.name == "help"] if ctx.meta.get(_COMMANDED) else params
+        return [param for param in params if param.name == "help"] if ctx.meta.get(_COMMANDED) is self else params
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands first: the options fill several screens."""
@@ -123,6 +136,35 @@ def _launch(dry_run: bool = False, **params: Any) -> int:
     return run.run(config)
 
 
+def _doctor(as_json: bool = False, **params: Any) -> int:
+    """Look whether a launch would start here, and what it would start.
+
+    Takes the options of a launch, --config among them. Exit status 0: nothing stands in its way. 1: something does.
+    """
+    model = params["model_path"]
+    report = survey.look(launch_config({**params, "model_path": model or "-"}), planned=model is not None)
+    if as_json:
+        announce(json.dumps(report.data()))
+    else:
+        tables.show(tables.findings(report.findings))
+        if report.commands:
+            announce(report.commands)
+    return 0 if doctor.sound(report.findings) else 1
+
+
+DOCTOR = _Doctor(
+    "doctor",
+    callback=_doctor,
+    params=[
+        config_option([ENGINE_ARGS]),
+        click.Option(["--json", "as_json"], is_flag=True, help="Answer for programs."),
+        *launch_options(),
+        *router_options(),
+    ],
+    help=_doctor.__doc__,
+    options_metavar="[OPTIONS] [-- ENGINE OPTIONS]",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": "LAUNCH"},
+)
 DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Show what would be started, and with which commands.")
 
 command = _Launch(
@@ -134,7 +176,7 @@ command = _Launch(
     invoke_without_command=True,
     subcommand_metavar="[COMMAND] [-- ENGINE OPTIONS]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    commands=manage.COMMANDS,
+    commands=[DOCTOR, *manage.COMMANDS],
 )
 click.version_option(__version__, prog_name="launch")(command)
 

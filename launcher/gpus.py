@@ -52,6 +52,44 @@ def visible(environ: Mapping[str, str], nvml: Any = pynvml) -> list[Gpu]:
     return _chosen(boards, pool)
 
 
+@dataclass(frozen=True)
+class Memory:
+    """One GPU's memory. Bytes; 0 where it is the host's. `pids`: who holds some, as far as this user may know."""
+
+    gpu: Gpu
+    free: int
+    total: int
+    pids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The NVIDIA driver, the newest CUDA it can serve, and all GPUs that it shows us."""
+
+    version: str
+    cuda: str  # 12.8
+    memories: tuple[Memory, ...] = ()
+
+
+def survey(nvml: Any = pynvml) -> Driver | None:
+    """The driver and how its GPUs are; None without one. Raises NoGpu when it does not answer."""
+    try:
+        with _opened(nvml):
+            cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()  # 12080 is 12.8
+            memories = tuple(_memory_of(nvml, index, handle) for index, handle in _in_order(nvml))
+            return Driver(nvml.nvmlSystemGetDriverVersion(), f"{cuda // 1000}.{cuda % 1000 // 10}", memories)
+    except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
+        return None
+    except nvml.NVMLError as error:
+        raise NoGpu(f"the NVIDIA driver does not answer (NVML: {error}): repair it, often by a reboot") from error
+
+
+def _memory_of(nvml: Any, index: int, handle: Any) -> Memory:
+    gpu = _gpu(nvml, index, handle)
+    free = int(nvml.nvmlDeviceGetMemoryInfo(handle).free) if gpu.memory else 0
+    return Memory(gpu, free, gpu.memory, tuple(process.pid for process in _processes(nvml, handle)))
+
+
 def holding(pids: Collection[int], nvml: Any = pynvml) -> set[int]:
     """Those of `pids` that still hold memory on some GPU. Never raises: when NVML fails, nobody is known to.
 
@@ -74,8 +112,11 @@ def _opened(nvml: Any) -> Iterator[None]:
 
 
 def _boards(nvml: Any) -> list[_Board]:
-    handles = sorted(_handles(nvml), key=lambda handle: _pci_order(nvml, handle))
-    return [_board(nvml, index, handle) for index, handle in enumerate(handles)]
+    return [_board(nvml, index, handle) for index, handle in _in_order(nvml)]
+
+
+def _in_order(nvml: Any) -> list[tuple[int, Any]]:
+    return list(enumerate(sorted(_handles(nvml), key=lambda handle: _pci_order(nvml, handle))))
 
 
 def _handles(nvml: Any) -> Iterator[Any]:

@@ -192,7 +192,7 @@ def _workers(client: Client) -> list[tables.Worker]:
 
 def _table(columns: tables.Columns, workers: list[tables.Worker]) -> None:
     if workers:
-        tables.show(columns, workers)
+        tables.show(tables.table(columns, workers))
     else:
         click.echo("no workers: launch add URL adds one")
 

@@ -11,9 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.console import STYLES
+from launcher.doctor import Finding, Mark
 from router.fleet import State
 
 WIDE = 10_000  # columns where no terminal sets the width: nothing is cut for a file or a pipe
+
+MARKS = {Mark.OK: "green", Mark.NOTE: "yellow", Mark.BAD: "red"}
 
 Worker = dict[str, Any]  # as GET /workers shows it
 Columns = Sequence[tuple[str, Callable[[Worker], object]]]
@@ -67,5 +70,19 @@ def _text(value: object) -> Text:
     return Text(plain, STYLES.get(State(plain), "") if plain in set(State) else "")
 
 
-def show(columns: Columns, workers: Sequence[Worker]) -> None:
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDE).print(table(columns, workers))
+def findings(found: Sequence[Finding]) -> Table:
+    """What the doctor says, one row each; rows of one topic name it once."""
+    drawn = Table(box=None, pad_edge=False, show_header=False)
+    before = ""
+    for finding in found:
+        drawn.add_row(
+            Text(finding.mark.value, MARKS[finding.mark]),
+            finding.topic if finding.topic != before else "",
+            Text(finding.says),
+        )
+        before = finding.topic
+    return drawn
+
+
+def show(drawn: Table) -> None:
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDE).print(drawn)

@@ -129,6 +129,16 @@ async def test_the_commands_of_the_readme_do_what_it_says(sim, seat: Seat):
     assert [worker["state"] for worker in await seat.reads("workers")] == ["ready", "ready"]
 
 
+async def test_what_the_readme_does_before_the_start_starts_nothing(seat: Seat, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("LAUNCH_PORT", "0")
+    lines = commands("Before it starts")
+    assert len(lines) == 3
+    said = [await seat.types(line.replace("--model-path demo", "--engine sim --model-path any")) for line in lines]
+    assert "free for the router" in said[0]
+    assert all("launcher.engines.sim_server" in text for text in said[1:])
+
+
 def commands(section: str) -> list[str]:
     """What follows `launch` in the indented lines of a section of the README."""
     text = re.split(r"^#+ ", README.split(f"# {section}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]

@@ -184,7 +184,7 @@ def test_a_dry_run_shows_the_commands_and_starts_nothing(
     assert main(["--dry-run", "--engine", "sim", "--model-path", "any", "--dp-size", "2", "--", "--label", "a b"]) == 0
     title, router, *rest = capsys.readouterr().out.splitlines()
     assert "any, 2 x sim on CPU" in title
-    assert router == "router  http://127.0.0.1:30000, policy cache_aware"
+    assert router == f"router  http://127.0.0.1:30000, policy {RouterConfig().policy}"
     assert [line[:2] for line in rest] == ["w0", "  ", "w1", "  "]
     assert rest[1].endswith("--label 'a b'")
 

@@ -69,7 +69,13 @@ class Nvml:
         return card.name
 
     def nvmlDeviceGetMemoryInfo(self, card: Card) -> SimpleNamespace:
-        return SimpleNamespace(total=80 * GIB)
+        return SimpleNamespace(total=80 * GIB, free=60 * GIB)
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        return "570.86.10"
+
+    def nvmlSystemGetCudaDriverVersion_v2(self) -> int:
+        return 12080
 
     def nvmlDeviceGetMigMode(self, card: Card) -> list[int]:
         return [int(card.slices is not None), 0]
@@ -226,3 +232,27 @@ def test_holding_never_raises(function: str):
 def test_this_machines_own_nvml_can_be_asked():
     assert isinstance(gpus.visible({}), list)
     assert gpus.holding([1]) <= {1}
+
+
+def test_a_survey_tells_the_driver_and_the_free_memory_in_pci_order():
+    driver = gpus.survey(Nvml(Card("GPU-b", bus=2), Card("GPU-a", bus=1, pids=(4711,))))
+    assert driver is not None
+    assert (driver.version, driver.cuda) == ("570.86.10", "12.8")
+    first, second = driver.memories
+    assert (first.gpu.index, first.gpu.uuid, first.free, first.total) == (0, "GPU-a", 60 * GIB, 80 * GIB)
+    assert (first.pids, second.pids) == ((4711,), ())
+
+
+def test_a_survey_without_a_driver_is_none():
+    assert gpus.survey(Nvml(breaks={"nvmlInit": pynvml.NVML_ERROR_LIBRARY_NOT_FOUND})) is None
+
+
+def test_a_survey_of_memory_that_is_the_hosts_has_no_figure():
+    driver = gpus.survey(Nvml(Card("GPU-a"), breaks={"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_NOT_SUPPORTED}))
+    assert driver is not None
+    assert (driver.memories[0].free, driver.memories[0].total) == (0, 0)
+
+
+def test_a_survey_of_a_broken_driver_says_so():
+    with pytest.raises(NoGpu, match="does not answer"):
+        gpus.survey(Nvml(breaks={"nvmlInit": pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH}))
