@@ -33,7 +33,7 @@ from router.request import RouteRequest
 from router.retry import RULES, Attempts, Fault, Retry, Where, budget_left, classify, decide, refine
 from router.suspects import Suspects
 from router.upstream import Connection, Pool, authority
-from router.usage import read
+from router.usage import NEAR_THE_END, read
 
 log = logging.getLogger("router")
 
@@ -149,7 +149,7 @@ class Exchange:
         self._translation: Translation | None = None
         self._head: ResponseHead | None = None
         self._relay: Relay | None = None
-        self._before = self._latest = b""  # the last two pieces of the answer
+        self._before = self._latest = b""  # the ends of the answer's last two pieces
         self._attempts: Attempts | None = None
         self._budgeted = False
         self._reason = ""
@@ -298,7 +298,7 @@ class Exchange:
         if self._ttfb is None and data:
             self._first_byte()
         if data:
-            self._before, self._latest = self._latest, data
+            self._before, self._latest = self._latest, data if len(data) <= NEAR_THE_END else data[-NEAR_THE_END:]
         if self._head.events:
             self._lease.decoded(data.count(b"\n\n"))  # an event is a token, near enough
         try:

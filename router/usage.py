@@ -28,7 +28,7 @@ class Usage:
 
 
 def read(end: bytes) -> Usage | None:
-    """The usage in the last bytes of an answer; None where it is not, or not whole."""
+    """The usage in the last NEAR_THE_END bytes of an answer; None where it is not, or not whole."""
     prompt = _last(end, _PROMPT)
     if not prompt:
         return None
@@ -38,6 +38,6 @@ def read(end: bytes) -> Usage | None:
 
 def _last(end: bytes, name: bytes) -> int | None:
     """The number that follows the name where it stands last."""
-    at = end.rfind(name, max(0, len(end) - NEAR_THE_END))
+    at = end.rfind(name)
     found = _NUMBER.match(end, at + len(name)) if at >= 0 else None
     return int(found[1]) if found is not None else None
