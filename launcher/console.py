@@ -60,10 +60,12 @@ async def show(supervisor: Supervisor, clock: Callable[[], float], ready: Callab
 
 async def _draw(supervisor: Supervisor, clock: Callable[[], float]) -> None:
     with Live(auto_refresh=False) as live:
-        while not _settled(supervisor):
+        try:
+            while not _settled(supervisor):
+                live.update(table(supervisor.slots, clock()), refresh=True)
+                await asyncio.sleep(FRAME)
+        finally:  # what stays on the screen is how it ended
             live.update(table(supervisor.slots, clock()), refresh=True)
-            await asyncio.sleep(FRAME)
-        live.update(table(supervisor.slots, clock()), refresh=True)
 
 
 def _settled(supervisor: Supervisor) -> bool:

@@ -144,8 +144,9 @@ class Hint:
     line: str
     advice: str
 
-    def __str__(self) -> str:
-        return f"{self.advice} (it said: {self.line})"
+    def told(self, shown: Sequence[str]) -> str:
+        """The advice, and the line that gave the cause away, unless it is among those that are shown anyway."""
+        return self.advice if any(self.line in line for line in shown) else f"{self.advice} (it said: {self.line})"
 
 
 def hint(lines: Sequence[str]) -> Hint | None:

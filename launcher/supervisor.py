@@ -115,10 +115,11 @@ class Supervisor:
         """Wait until it is certain that no worker ever becomes ready; returns the error that says so."""
         await self._hopeless.wait()
         slot = next(slot for slot in self.slots if slot.life.state is State.FAILED)
-        end = "\n".join(f"    {line}" for line in logs.tail(slot.log))
+        end = logs.tail(slot.log)
+        quoted = "\n".join(f"    {line}" for line in end)
         return StartFailed(
             f"no worker ever became ready; {slot.worker.id} {slot.life.reason}. "
-            f"The end of its log, {slot.log}:\n{end or '    (nothing)'}{_hint(slot)}"
+            f"The end of its log, {slot.log}:\n{quoted or '    (nothing)'}{_hint(slot, end)}"
         )
 
     def judge(self) -> None:
@@ -377,13 +378,13 @@ def _excerpt(slot: Slot, before: Life) -> str:
     end = logs.tail(slot.log) if before.state is State.STARTING else []
     if not end or not slot.first_to_say(end[-1]):
         return f" (log: {slot.log})" if slot.log else ""
-    return f". The end of its log, {slot.log}:" + "".join(f"\n    {line}" for line in end) + _hint(slot)
+    return f". The end of its log, {slot.log}:" + "".join(f"\n    {line}" for line in end) + _hint(slot, end)
 
 
-def _hint(slot: Slot) -> str:
-    """What would help, where the log names a known cause."""
+def _hint(slot: Slot, shown: Sequence[str]) -> str:
+    """What would help, where the log names a known cause, in the lines that are shown or before them."""
     known = hints.hint(logs.tail(slot.log, hints.READ))
-    return f"\n  Hint: {known}" if known else ""
+    return f"\n  Hint: {known.told(shown)}" if known else ""
 
 
 def _where(spec: WorkerSpec) -> str:

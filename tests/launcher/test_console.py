@@ -90,6 +90,17 @@ async def test_what_is_up_is_told_once_all_are_ready_or_given_up(
     assert await telling == "1 of 2 workers ready after 4 s"
 
 
+async def test_what_stays_on_the_screen_is_how_it_ended(supervisor: Supervisor, capsys: pytest.CaptureFixture[str]):
+    showing = asyncio.ensure_future(show(supervisor, lambda: 100.0, pytest.fail))
+    await asyncio.sleep(0)
+    for slot in supervisor.slots:
+        becomes(slot, State.STOPPED)
+    showing.cancel()
+    await asyncio.wait([showing])
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert ["stopped" in line for line in last] == [True, True]
+
+
 async def test_the_terminal_is_told_what_to_do_next_once(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(console, "FRAME", 0.0)
     told: list[str] = []

@@ -75,6 +75,11 @@ def test_the_particular_goes_before_the_general_wherever_it_stands():
 def test_a_hint_quotes_the_line_but_not_all_of_a_long_one():
     found = hint(["  torch.OutOfMemoryError: " + "x" * 1000])
     assert found is not None
-    assert str(found).startswith(found.advice)
-    assert "torch.OutOfMemoryError" in str(found)
-    assert len(str(found)) < len(found.advice) + 200
+    assert found.told(["Engine core initialization failed."]).startswith(f"{found.advice} (it said: torch.OutOfMemory")
+    assert len(found.told([])) < len(found.advice) + 200
+
+
+def test_a_line_that_is_shown_anyway_is_not_quoted_again():
+    found = hint(["torch.OutOfMemoryError: CUDA out of memory."])
+    assert found is not None
+    assert found.told(["loading", "  torch.OutOfMemoryError: CUDA out of memory."]) == found.advice
