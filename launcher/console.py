@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher import logs, progress
+from launcher.client import DEFAULT_URL, KEY_VARIABLE
 from launcher.supervisor import Slot, Supervisor
 from router.cli import example, own_url
 from router.config import RouterConfig
@@ -110,11 +111,15 @@ def _progress(slot: Slot, lines: Sequence[str]) -> str:
 
 
 def next_steps(summary: str, config: RouterConfig, port: int) -> str:
-    """The screen when it serves: how to ask, watch and stop it."""
+    """The screen when it serves: how to ask, watch, change and stop it."""
+    url = own_url(config, port)
+    named = "" if url == DEFAULT_URL else f" --url {url}"
+    key = f"  with {KEY_VARIABLE} set" if config.admin_api_key else ""
     lines = [
         f"{summary}.",
         f"  Ask        {example(config, port)}",
-        f"  Watch      {own_url(config, port)}/",
+        f"  Watch      launch status{named}  or  launch logs w0 -f{named}  or  {url}/{key}",
+        f"  Change     launch restart w0{named}  or drain, undrain, add, remove: launch --help",
         "  Stop       Ctrl-C lets requests finish first; twice stops at once",
     ]
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import unused_port
 
 from launcher import __version__, cli, run
 from launcher.cli import main
@@ -195,6 +196,15 @@ def test_a_word_that_is_nearly_a_command_is_taken_for_one(refused):
 
 def test_a_command_goes_first(refused):
     assert "'status' goes first" in refused("--model-path", "m", "status")
+
+
+def test_a_launchs_own_settings_are_nothing_to_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("LAUNCH_DP_SIZE", "many")
+    monkeypatch.setenv("LAUNCH_URL", f"http://127.0.0.1:{unused_port()}")
+    assert main(["status"]) == 1
+    assert "nothing listens" in capsys.readouterr().err
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]):

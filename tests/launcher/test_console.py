@@ -114,10 +114,14 @@ async def test_the_terminal_is_told_what_to_do_next_once(supervisor: Supervisor,
 
 
 def test_the_next_steps_say_how_to_ask_with_a_key_and_where_to_look():
-    text = next_steps("2 of 2", RouterConfig(host="0.0.0.0", api_key="s3cret"), 8000)
+    text = next_steps("2 of 2", RouterConfig(host="0.0.0.0", api_key="s3cret", admin_api_key="adm1n"), 8000)
     assert 'curl http://127.0.0.1:8000/generate -H "authorization: Bearer $API_KEY"' in text
+    assert "launch status --url http://127.0.0.1:8000 " in text
+    assert "with LAUNCH_ADMIN_API_KEY set" in text
     assert "s3cret" not in text
+    assert "adm1n" not in text
     assert "Ctrl-C" in text
+    assert "--url" not in next_steps("2 of 2", RouterConfig(), 30000)
 
 
 @pytest.mark.parametrize(
