@@ -1,6 +1,6 @@
 """One worker's life as a table: its states, what moves it between them, and when to give up. Pure.
 
-               probe answered    probe failed           exit, hung, start too long     asked to restart   asked to stop
+               probe answered    probe failed           exit, hung, stuck, too long     asked to restart   asked to stop
     starting   ready             stays                  backoff (or failed, or moves)  starting           stopped
     ready      stays             unhealthy when often   backoff (or failed)            starting           stopped
     unhealthy  ready             stays                  backoff (or failed)            starting           stopped
@@ -16,8 +16,14 @@ worker that was ready for ten minutes starts again from half a second. More than
 A hang is not a slow answer. A long prefill may starve the health path of an engine while it computes, so a failing
 probe is not believed while bytes arrive from the worker, and the worker is only taken for hung when probes have
 failed for the whole probe window (threshold x interval) and no byte arrived in it. With requests in flight the window
-is eight times as long (two minutes by default): a false restart costs every request on the worker and a model load, a
-late one costs only time, and its new requests already go elsewhere.
+is eight times as long (two minutes by default), counted from when its processes last computed, and forty times (ten
+minutes) however much they compute: a prefill of five minutes keeps a CPU busy, and so does a collective operation that
+never ends. A false restart costs every request on the worker and a model load, a late one costs only time, and its new
+requests already go elsewhere.
+
+An answered probe is no proof of life either: /health may say 200 while nothing moves behind it. When requests have had
+no byte for those eight windows and no process has computed, the worker is asked for one token, and restarted if none
+comes. (What only passes requests on, a container's client for one, does not compute, but the token comes.)
 """
 
 from __future__ import annotations
@@ -34,7 +40,8 @@ FIRST_DELAY = 0.5  # seconds
 MAX_DELAY = 60.0  # seconds
 JITTER = 0.2  # share of the delay, either way
 FORGIVEN_AFTER = 600.0  # seconds of being ready
-BUSY_PATIENCE = 8  # probe windows without a byte before a worker with requests in flight is hung
+BUSY_PATIENCE = 8  # probe windows without a byte, nor work, before a worker with requests in flight is hung
+WORK_PATIENCE = 40  # the same without a byte, whatever its processes compute
 MAX_MOVES = 10  # ports tried in a row before "address in use" counts as a failure like any other
 
 # Exits that no restart cures, while the worker was never ready: a wrong option (the convention of argparse and click),
@@ -68,6 +75,14 @@ class Probed:
     reason: str | None = None  # None: it answered as a ready worker does
     heard: float = 0.0
     busy: bool = False
+    working: bool = False  # busy, and its processes have computed since the last probe
+
+
+@dataclass(frozen=True)
+class Tried:
+    """It was asked for a token."""
+
+    reason: str | None = None  # why none came; None: it answered
 
 
 @dataclass(frozen=True)
@@ -100,7 +115,7 @@ class StopAsked:
     """The worker is not wanted any more."""
 
 
-Event = Probed | Exited | NotStarted | BackoffOver | RestartAsked | StopAsked
+Event = Probed | Tried | Exited | NotStarted | BackoffOver | RestartAsked | StopAsked
 
 
 # -- what is to be done about it, in order
@@ -128,7 +143,12 @@ class Wait:
     delay: float
 
 
-Action = Kill | Move | Spawn | Wait
+@dataclass(frozen=True)
+class Try:
+    """Ask it for a token, within the probe window, and report Tried."""
+
+
+Action = Kill | Move | Spawn | Wait | Try
 Step = tuple["Life", tuple[Action, ...]]
 
 
@@ -152,6 +172,9 @@ class Life:
     failed_probes: int = 0  # in a row
     failing_since: float = 0.0
     good_probes: int = 0  # in a row
+    moved: float = 0.0  # when it last had no request in flight, or made a token when it was asked to
+    worked: float = 0.0  # when its processes last computed, with requests in flight
+    trying: bool = False  # it has been asked for a token
 
 
 def begin(now: float) -> Step:
@@ -191,22 +214,49 @@ def _probed_while_starting(life: Life, event: Probed, now: float, rng: random.Ra
 
 
 def _probed_while_up(life: Life, event: Probed, now: float, rng: random.Random, rules: Rules) -> Step:
+    life = _moved(life, event, now)
     if event.reason is None:
-        return _answered(life, now, rules), ()
+        life = _answered(life, now, rules)
+        return (replace(life, trying=True), (Try(),)) if _still(life, event, now, rules) else (life, ())
     if now - event.heard < rules.interval:
         return replace(life, failed_probes=0), ()
     failing_since = life.failing_since if life.failed_probes else now
     life = replace(life, failed_probes=life.failed_probes + 1, failing_since=failing_since, good_probes=0)
     if life.failed_probes < rules.failure_threshold:
         return life, ()
-    patience = rules.probe_window * (BUSY_PATIENCE if event.busy else 1)
     quiet = now - max(failing_since, event.heard)
-    if quiet >= patience:
+    if _hung(life, event, quiet, now, rules):
         reason = f"hung: no byte and no answer to probes for {quiet:.0f} s ({event.reason})"
         return _ended(life, reason, now, rng, rules)
     if life.state is State.READY:
         life = replace(life, state=State.UNHEALTHY, since=now, reason=event.reason)
     return life, ()
+
+
+def _moved(life: Life, event: Probed, now: float) -> Life:
+    if not event.busy:
+        return replace(life, moved=now)
+    return replace(life, worked=now) if event.working else life
+
+
+def _hung(life: Life, event: Probed, quiet: float, now: float, rules: Rules) -> bool:
+    """Whether a worker that has failed its probes and said nothing for `quiet` seconds is past hope."""
+    if not event.busy:
+        return quiet >= rules.probe_window
+    idle = min(quiet, now - life.worked)
+    return idle >= BUSY_PATIENCE * rules.probe_window or quiet >= WORK_PATIENCE * rules.probe_window
+
+
+def _still(life: Life, event: Probed, now: float, rules: Rules) -> bool:
+    """Whether nothing has moved for so long that it should be asked for a token."""
+    idle = now - max(life.moved, life.worked, event.heard, life.since)
+    return event.busy and not life.trying and idle >= BUSY_PATIENCE * rules.probe_window
+
+
+def _tried(life: Life, event: Tried, now: float, rng: random.Random, rules: Rules) -> Step:
+    if event.reason is None:
+        return replace(life, moved=now, trying=False), ()
+    return _ended(life, f"stuck: requests get no byte, and {event.reason}", now, rng, rules)
 
 
 def _answered(life: Life, now: float, rules: Rules) -> Life:
@@ -227,6 +277,7 @@ def _ready(life: Life, now: float, rules: Rules) -> Life:
         moves=0,
         failed_probes=0,
         good_probes=0,
+        moved=now,
     )
 
 
@@ -251,7 +302,7 @@ def _ended(life: Life, reason: str, now: float, rng: random.Random, rules: Rules
     if life.ready_since is not None and now - life.ready_since >= FORGIVEN_AFTER:
         life = replace(life, streak=0, ends=())
     ends = (*(t for t in life.ends if now - t < rules.restart_window), now)
-    life = replace(life, since=now, reason=reason, ends=ends, ready_since=None, failed_probes=0)
+    life = replace(life, since=now, reason=reason, ends=ends, ready_since=None, failed_probes=0, trying=False)
     if incurable or len(ends) > rules.max_restarts:
         return replace(life, state=State.FAILED), (Kill(),)
     delay = backoff(life.streak) * rng.uniform(1 - JITTER, 1 + JITTER)
@@ -290,10 +341,12 @@ _TABLE: dict[tuple[State, type[Event]], _Row] = {
     (State.STARTING, RestartAsked): _restart,
     (State.STARTING, StopAsked): _stop,
     (State.READY, Probed): _probed_while_up,
+    (State.READY, Tried): _tried,
     (State.READY, Exited): _exited_while_up,
     (State.READY, RestartAsked): _restart,
     (State.READY, StopAsked): _stop,
     (State.UNHEALTHY, Probed): _probed_while_up,
+    (State.UNHEALTHY, Tried): _tried,
     (State.UNHEALTHY, Exited): _exited_while_up,
     (State.UNHEALTHY, RestartAsked): _restart,
     (State.UNHEALTHY, StopAsked): _stop,

@@ -100,6 +100,28 @@ class Process:
             self._guardian.kill()
             await self._gone.wait()
 
+    async def cpu(self) -> float:
+        """CPU seconds that the processes which there are now have used."""
+        return await asyncio.to_thread(lambda: sum(map(_cpu, self._tree())))
+
+    async def outsider(self, port: int) -> str | None:
+        """Who listens on `port`, in words, if it is known to be none of these: it was there before the engine was.
+
+        What is younger may listen on the engine's behalf, as the proxy of a container does.
+        """
+        return await asyncio.to_thread(self._outsider, port)
+
+    def _outsider(self, port: int) -> str | None:
+        pids = {c.pid for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
+        older = [pid for pid in pids if pid is not None and 0 < _born(pid) < self._born]
+        return f"another program holds port {port} (pid {older[0]})" if older else None
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self._guardian.pid).children(recursive=True)
+        except psutil.Error:
+            return []
+
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         """Hear the guardian out, then see to it that nothing is left and that its zombie is collected."""
         clean = False
@@ -172,6 +194,14 @@ def _leftovers(marker: str, session: int, born: float) -> Iterator[psutil.Proces
                 yield process
         except (psutil.Error, OSError):
             pass  # it has gone, or belongs to somebody else
+
+
+def _cpu(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _born(pid: int) -> float:

@@ -20,6 +20,7 @@ from launcher.process import Process
 from launcher.supervisor import Supervisor, Tools
 from router import health, loop
 from router.app import Router
+from router.ask import TimedOut
 from router.cli import announce, drained, greet, own_url
 from router.errors import RouterError
 from router.fleet import Worker
@@ -156,10 +157,18 @@ def tools(config: LaunchConfig, router: Router, ports: Ports) -> Tools:
     async def learn(worker: Worker) -> str | None:
         return await health.learn(session, router.fleet, worker, timeout)
 
+    async def token(worker: Worker, patience: float) -> str | None:
+        try:
+            await health.generate(session, worker, patience)
+        except TimedOut:
+            return f"no token came within {patience:g} s"
+        return None
+
     return Tools(
         spawn=Process.start,
         probe=probe,
         learn=learn,
+        token=token,
         port_free=ports.free,
         next_port=lambda after: plan.next_port(after, ports.free, ephemeral()),
         memory_freed=memory_freed,

@@ -20,7 +20,7 @@ from launcher import hints, lifecycle, logs
 from launcher.config import LaunchConfig
 from launcher.engines import Command, Engine
 from launcher.errors import BadConfig, LaunchError, StartFailed
-from launcher.lifecycle import BackoffOver, Exited, Life, NotStarted, Probed, RestartAsked, StopAsked
+from launcher.lifecycle import BackoffOver, Exited, Life, NotStarted, Probed, RestartAsked, StopAsked, Tried
 from launcher.plan import WorkerSpec
 from router.ask import NO_SOCKET
 from router.config import RouterConfig
@@ -28,6 +28,7 @@ from router.fleet import Fleet, State, Worker
 
 logger = logging.getLogger(__name__)
 
+WORKS = 0.1  # share of one CPU above which an engine's processes are said to compute; idle ones take 0.01 to 0.03
 STARTING_PROBE_INTERVAL = 0.2  # seconds; a refused connection costs an engine that is still loading nothing
 
 
@@ -41,6 +42,10 @@ class Running(Protocol):
 
     async def stop(self, timeout: float) -> None: ...
 
+    async def cpu(self) -> float: ...
+
+    async def outsider(self, port: int) -> str | None: ...
+
 
 @dataclass
 class Tools:
@@ -49,6 +54,7 @@ class Tools:
     spawn: Callable[[Command, WorkerSpec, Path], Awaitable[Running]]
     probe: Callable[[Worker], Awaitable[str | None]]  # None: healthy; else why not
     learn: Callable[[Worker], Awaitable[str | None]]  # what a ready worker serves; None: done; else why not yet
+    token: Callable[[Worker, float], Awaitable[str | None]]  # have it make one in so many seconds; None: it answered
     port_free: Callable[[int], bool]
     next_port: Callable[[int], int]  # a free one above this one
     memory_freed: Callable[[set[int]], Awaitable[None]]  # until these dead processes hold no device memory any more
@@ -242,6 +248,8 @@ class Slot:
                 await self._spawn()
             case lifecycle.Wait(delay):
                 self._watch(self._wait(delay))
+            case lifecycle.Try():
+                self._watch(self._try(self._number))
 
     def _announce(self, before: Life, actions: Sequence[lifecycle.Action]) -> None:
         """Tell the fleet, the log and whoever waits for a restart."""
@@ -281,7 +289,7 @@ class Slot:
             return
         self.worker.pid = self._process.pid
         self._watch(self._await_exit(self._process, self._number))
-        self._watch(self._probe(self._number))
+        self._watch(self._probe(self._process, self._number))
 
     async def _kill(self) -> None:
         self._number += 1
@@ -322,16 +330,31 @@ class Slot:
         said = "\n".join(logs.tail(self.log, 40)).lower()
         self._post(number, Exited(code, any(phrase in said for phrase in hints.PORT_TAKEN)))
 
-    async def _probe(self, number: int) -> None:
+    async def _probe(self, process: Running, number: int) -> None:
         """Often until it answers, then at the user's interval; one probe at a time."""
+        tools, worker = self._tools, self.worker
         answered = known = False
+        gauge = _Gauge(process)
         while True:
+            began = tools.clock()
             reason = await self._ask()
+            if reason is None and not answered:
+                reason = await process.outsider(self.spec.port)
             answered = answered or reason is None
             known = known or (reason is None and await self._learn())
             if reason != NO_SOCKET:
-                self._post(number, Probed(reason, self.worker.heard, self.worker.inflight > 0))
-            await self._tools.sleep(self._supervisor.rules.interval if answered else STARTING_PROBE_INTERVAL)
+                working = worker.inflight > 0 and worker.heard < began and await gauge.working(began)
+                self._post(number, Probed(reason, worker.heard, worker.inflight > 0, working))
+            pause = self._supervisor.rules.interval if answered else STARTING_PROBE_INTERVAL
+            await tools.sleep(max(0.0, began + pause - tools.clock()))
+
+    async def _try(self, number: int) -> None:
+        try:
+            reason = await self._tools.token(self.worker, self._supervisor.rules.probe_window)
+        except Exception as error:  # that says nothing of the worker
+            logger.warning("%s could not be asked for a token: %s", self.worker.id, error)
+            reason = None
+        self._post(number, Tried(reason))
 
     async def _learn(self) -> bool:
         """Ask what it serves; whether that need not be asked again."""
@@ -348,6 +371,19 @@ class Slot:
             return await self._tools.probe(self.worker)
         except Exception as error:  # whatever breaks a probe, the worker has not answered it
             return f"{type(error).__name__}: {error}"
+
+
+class _Gauge:
+    """How much an engine's processes compute."""
+
+    def __init__(self, process: Running):
+        self._process = process
+        self._last: tuple[float, float] | None = None  # when, and CPU seconds by then
+
+    async def working(self, now: float) -> bool:
+        """Whether they have computed since this was last asked; when that was not lately, they are believed to."""
+        before, self._last = self._last, (now, await self._process.cpu())
+        return before is None or self._last[1] - before[1] >= WORKS * (now - before[0])
 
 
 _TROUBLE = (State.UNHEALTHY, State.BACKOFF, State.FAILED)

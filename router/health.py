@@ -39,6 +39,21 @@ async def probe(session: aiohttp.ClientSession, url: str, path: str, timeout: fl
     return None if status == 200 else f"HTTP {status}"
 
 
+async def generate(session: aiohttp.ClientSession, worker: Worker, timeout: float) -> bool:
+    """Ask the worker for one token; whether it made one. Raises Unreachable, in `timeout` seconds at most.
+
+    The engine's own dialect is tried first, then OpenAI's: LMDeploy's /generate takes other fields than SGLang's.
+    """
+    native = {"text": "Hi", "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
+    openai = {"model": worker.models[0] if worker.models else "default", "prompt": "Hi", "max_tokens": 1}
+    for path, body in (("/generate", native), ("/v1/completions", openai)):
+        if path == "/generate" and worker.native_generate is False:
+            continue
+        if (await ask(session, "POST", worker.url + path, json=body, timeout=timeout)).status == 200:
+            return True
+    return False
+
+
 async def learn(session: aiohttp.ClientSession, fleet: Fleet, worker: Worker, timeout: float = 5.0) -> str | None:
     """Ask what the worker serves, whether /generate is its own, and what its KV cache holds.
 

@@ -12,6 +12,7 @@ from router.api.replies import json_reply, parts_of
 from router.ask import Unreachable, ask
 from router.errors import NoWorker
 from router.fleet import State, Worker
+from router.health import generate
 from router.parts import Parts
 
 GENERATE_TIMEOUT = 30.0  # seconds for one token, behind whatever the worker is busy with
@@ -55,19 +56,10 @@ async def health_generate(request: web.Request) -> web.Response:
 
 
 async def _generates(parts: Parts, worker: Worker) -> bool:
-    """Try the engine's own dialect first, then OpenAI's: LMDeploy's /generate takes other fields than SGLang's."""
-    native = {"text": "Hi", "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
-    openai = {"model": worker.models[0] if worker.models else "default", "prompt": "Hi", "max_tokens": 1}
-    for path, body in (("/generate", native), ("/v1/completions", openai)):
-        if path == "/generate" and worker.native_generate is False:
-            continue
-        try:
-            reply = await ask(parts.members.session, "POST", worker.url + path, json=body, timeout=GENERATE_TIMEOUT)
-        except Unreachable:
-            return False
-        if reply.status == 200:
-            return True
-    return False
+    try:
+        return await generate(parts.members.session, worker, GENERATE_TIMEOUT)
+    except Unreachable:
+        return False
 
 
 async def get_loads(request: web.Request) -> web.Response:

@@ -25,7 +25,7 @@ from router.fleet import Fleet, State
 async def supervisor(tmp_path: Path) -> Supervisor:
     async def never(*_: object) -> None: ...
 
-    tools = Tools(never, never, never, lambda port: True, lambda port: port, never, clock=lambda: 100.0)  # type: ignore
+    tools = Tools(never, never, never, never, lambda port: True, lambda port: port, never, clock=lambda: 100.0)  # type: ignore
     specs = [WorkerSpec(0, 31000, devices=("0", "1")), WorkerSpec(1, 31100)]
     return Supervisor(LaunchConfig(model_path="m"), Sim(), specs, Fleet(), tmp_path, tools)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from launcher.lifecycle import (
     FORGIVEN_AFTER,
     JITTER,
     MAX_MOVES,
+    WORK_PATIENCE,
     Action,
     BackoffOver,
     Event,
@@ -24,6 +26,8 @@ from launcher.lifecycle import (
     Rules,
     Spawn,
     StopAsked,
+    Tried,
+    Try,
     Wait,
     backoff,
     begin,
@@ -288,6 +292,71 @@ def test_a_busy_worker_silent_for_many_windows_is_hung():
     for _ in range(BUSY_PATIENCE * 3 + 1):
         worker.meets(Probed("timed out", heard=NOW, busy=True), 5)
     assert worker.state is State.BACKOFF
+
+
+def test_a_busy_worker_that_computes_is_left_alone_for_much_longer():
+    worker = Worker(State.READY, failure_threshold=3, interval=5)
+    for _ in range(WORK_PATIENCE * 3):
+        worker.meets(Probed("timed out", heard=NOW, busy=True, working=True), 5)
+    assert worker.state is State.UNHEALTHY
+    worker.meets(Probed("timed out", heard=NOW, busy=True, working=True), 5)
+    assert worker.state is State.BACKOFF
+
+
+def test_patience_with_a_busy_worker_begins_anew_when_it_computes():
+    worker = Worker(State.READY, failure_threshold=3, interval=5)
+    for _ in range(2):
+        worker.meets(Probed("timed out", heard=NOW, busy=True, working=True), 5)
+        for _ in range(BUSY_PATIENCE * 3 - 1):
+            worker.meets(Probed("timed out", heard=NOW, busy=True), 5)
+    assert worker.state is State.UNHEALTHY
+    worker.meets(Probed("timed out", heard=NOW, busy=True), 5)
+    assert worker.state is State.BACKOFF
+
+
+STILL = Probed(heard=NOW, busy=True)
+
+
+def stands_still() -> Worker:
+    """A worker that answers its probes, and has just been asked for a token since nothing else moves."""
+    worker = Worker(State.READY, failure_threshold=3, interval=5)
+    for _ in range(BUSY_PATIENCE * 3 - 1):
+        assert worker.meets(STILL, 5) == ()
+    assert worker.meets(STILL, 5) == (Try(),)
+    return worker
+
+
+def test_a_worker_where_nothing_moves_is_asked_for_a_token_once():
+    worker = stands_still()
+    assert worker.meets(STILL, 5) == ()
+
+
+def test_a_worker_that_makes_no_token_is_stuck():
+    worker = stands_still()
+    actions = worker.meets(Tried("no token came within 15 s"), 15)
+    assert worker.state is State.BACKOFF
+    assert actions[0] == Kill()
+    assert "stuck" in worker.life.reason
+    assert not worker.life.trying
+
+
+def test_a_worker_that_makes_a_token_is_left_alone_for_as_long_again():
+    worker = stands_still()
+    worker.meets(Tried(), 1)
+    for _ in range(BUSY_PATIENCE * 3 - 1):
+        assert worker.meets(STILL, 5) == ()
+    assert worker.meets(STILL, 5) == (Try(),)
+
+
+@pytest.mark.parametrize(
+    "sign", [{"busy": False}, {"working": True}, {"heard": None}], ids=["idle", "computing", "bytes come"]
+)
+def test_a_worker_with_a_sign_of_life_is_not_asked(sign: dict[str, object]):
+    worker = Worker(State.READY, failure_threshold=3, interval=5)
+    for _ in range(BUSY_PATIENCE * 9):
+        now = worker.now + 5
+        event = replace(STILL, **{name: now if value is None else value for name, value in sign.items()})
+        assert worker.meets(event, 5) == ()
 
 
 def test_a_byte_puts_the_verdict_off():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -312,3 +313,27 @@ async def test_a_tree_of_very_many_processes_is_gone_when_it_is(start: Start):
     await asyncio.wait_for(process._listen(reader), 20)
     await asyncio.wait_for(process.stop(0), 20)
     assert not alive(process.pid)
+
+
+async def test_what_the_whole_tree_computes_is_counted(start: Start):
+    engine = await start("import os, time\nif os.fork(): time.sleep(60)\nwhile True: pass")
+    before = await engine.cpu()
+    while await engine.cpu() < before + 0.1:
+        await asyncio.sleep(0.02)
+
+
+async def test_a_listener_that_was_there_before_the_engine_is_an_outsider(start: Start):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        engine = await start(SLEEP)
+        port = server.getsockname()[1]
+        assert await engine.outsider(port) == f"another program holds port {port} (pid {os.getpid()})"
+    assert await engine.outsider(port) is None
+
+
+async def test_a_listener_of_the_engines_own_is_no_outsider(start: Start, said):
+    engine = await start(
+        "import os, socket, time\nif os.fork(): time.sleep(60)\n"
+        "s = socket.create_server(('127.0.0.1', 0)); print('port', s.getsockname()[1], flush=True); time.sleep(60)"
+    )
+    await until(lambda: said("port"))
+    assert await engine.outsider(int(said("port")[1])) is None

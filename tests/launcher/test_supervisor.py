@@ -57,11 +57,13 @@ class Paper:
 
     pids = itertools.count(100)
 
-    def __init__(self, spec: WorkerSpec, log: Path):
+    def __init__(self, spec: WorkerSpec, log: Path, world: World):
+        self.world = world
         self.spec = spec
         self.log = log
         self.pid = next(Paper.pids)
         self.members = {self.pid}
+        self.computed = 0.0  # CPU seconds
         self.stops: list[float] = []
         self.stubborn = asyncio.Event()
         self.stubborn.set()
@@ -77,6 +79,12 @@ class Paper:
     async def stop(self, timeout: float) -> None:
         self.stops.append(timeout)
         await self.stubborn.wait()
+
+    async def cpu(self) -> float:
+        return self.computed
+
+    async def outsider(self, port: int) -> str | None:
+        return self.world.held
 
 
 class Dialect:
@@ -107,6 +115,9 @@ class World:
         self.reasons: dict[str, str | None] = {}  # by worker id: why its probes fail
         self.taken: set[int] = set()
         self.learnt: list[str] = []
+        self.tried: list[tuple[str, float]] = []
+        self.held: str | None = None  # who has the workers' ports instead
+        self.tokenless: str | None = None  # why no token comes
         self.models: dict[str, tuple[str, ...]] = {}
         self.unlearnable: str | None = None
         self.freed: list[set[int]] = []
@@ -120,6 +131,7 @@ class World:
             spawn=self.spawn,
             probe=self.probe,
             learn=self.learn,
+            token=self.token,
             port_free=lambda port: port not in self.taken,
             next_port=self.next_port,
             memory_freed=self.memory_freed,
@@ -131,7 +143,7 @@ class World:
 
     async def spawn(self, command: Command, spec: WorkerSpec, log: Path) -> Paper:
         self.commands.append(command.argv)
-        self.spawned.append(Paper(spec, log))
+        self.spawned.append(Paper(spec, log, self))
         return self.spawned[-1]
 
     async def probe(self, worker: Worker) -> str | None:
@@ -141,6 +153,10 @@ class World:
         self.learnt.append(worker.id)
         self.fleet.set_models(worker, self.models.get(worker.id, ()))
         return self.unlearnable
+
+    async def token(self, worker: Worker, patience: float) -> str | None:
+        self.tried.append((worker.id, patience))
+        return self.tokenless
 
     async def memory_freed(self, pids: set[int]) -> None:
         self.freed.append(pids)
@@ -464,6 +480,61 @@ async def test_a_worker_in_a_long_prefill_is_left_alone(world: Make):
     it.reasons["w0"] = "timed out"
     await it.clock.advance(90)
     assert it.spawned[0].stops == []
+
+
+async def test_a_worker_that_computes_without_a_word_is_left_alone(world: Make):
+    w = world()
+    await w.starts()
+    lease = w.fleet.lease(w.worker(), 100, w.clock.now)
+    w.reasons["w0"] = "no answer within 5 s"
+    for _ in range(60):  # five minutes
+        w.spawned[0].computed += 5
+        await w.clock.advance(5)
+    assert w.states() == [State.UNHEALTHY]
+    await w.clock.advance(130)  # now it does nothing
+    assert len(w.spawned) == 2
+    lease.release(w.clock.now)
+
+
+async def test_a_worker_whose_health_lies_is_asked_for_a_token_and_started_again(world: Make):
+    w = world()
+    await w.starts()
+    lease = w.fleet.lease(w.worker(), 100, w.clock.now)
+    await w.clock.advance(130)
+    assert (w.tried, w.states()) == ([("w0", 15.0)], [State.READY])
+    w.tokenless = "no token came within 15 s"
+    await w.clock.advance(121)
+    assert len(w.spawned) == 2
+    assert "no token" in (w.worker().last_error or "")
+    lease.release(w.clock.now)
+
+
+async def test_probes_begin_an_interval_apart_however_long_they_take(world: Make):
+    w = world()
+    await w.starts()
+    began: list[float] = []
+
+    async def slow(worker: Worker) -> str:
+        began.append(w.clock.now)
+        await w.clock.sleep(4)
+        return "no answer within 4 s"
+
+    w.supervisor.tools.probe = slow
+    await w.clock.advance(16)
+    assert [round(b - began[0]) for b in began] == [0, 5, 10]
+
+
+async def test_one_that_answers_on_the_port_of_a_worker_that_still_loads_is_not_that_worker(world: Make):
+    w = world()
+    w.held = "another program holds port 31000 (pid 7)"
+    await w.starts()
+    await w.clock.advance(10)
+    assert w.states() == [State.STARTING]
+    w.spawned[0].dies(1, "OSError: [Errno 98] Address already in use")
+    w.held = None
+    await w.clock.advance(1)
+    assert w.states() == [State.READY]
+    assert (w.worker().url, w.worker().restarts) == ("http://127.0.0.1:31001", 0)
 
 
 async def test_a_worker_whose_bytes_arrive_stays_ready_whatever_its_probes_say(world: Make):
