@@ -7,7 +7,7 @@ under CUDA_DEVICE_ORDER=PCI_BUS_ID. A GPU in MIG mode is not a device of its own
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import pynvml
 
 from launcher.errors import NoGpu
 from launcher.plan import Gpu
+from router.parts import DeviceUse
 
 HIDE_ALL = ("", "-1", "NoDevFiles")  # the last is what Slurm writes for a job without GPUs
 
@@ -100,6 +101,33 @@ def holding(pids: Collection[int], nvml: Any = pynvml) -> set[int]:
             return {p.pid for handle in _everything(nvml) for p in _processes(nvml, handle)} & set(pids)
     except nvml.NVMLError:
         return set()
+
+
+def usage(names: Collection[str], nvml: Any = pynvml) -> dict[str, DeviceUse]:
+    """What of these devices, named as in WorkerSpec.devices, is in use.
+
+    Never raises: what NVML does not tell is absent. It counts all processes; of a MIG slice it tells the memory only.
+    """
+    found = {}
+    try:
+        with _opened(nvml):
+            boards = _boards(nvml)
+            for name in names:
+                for gpu in _named(boards, name):
+                    found[name] = _use(nvml, nvml.nvmlDeviceGetHandleByUUID(gpu.uuid))
+    except nvml.NVMLError:
+        pass
+    return found
+
+
+def _use(nvml: Any, handle: Any) -> DeviceUse:
+    used = total = share = None
+    with suppress(nvml.NVMLError):
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        used, total = int(memory.used), int(memory.total)
+    with suppress(nvml.NVMLError):
+        share = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+    return DeviceUse(used, total, share)
 
 
 @contextmanager

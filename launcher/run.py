@@ -45,6 +45,7 @@ async def serve(config: LaunchConfig, say: Callable[[str], None] = announce) -> 
     await router.start()
     try:
         engine, specs = await asyncio.to_thread(prepare, config, ports)  # NVML and other interpreters take their time
+        router.parts.devices = gpus.usage
         folder = log_folder(config, router.port)
         supervisor = Supervisor(config, engine, specs, router.fleet, folder, tools(config, router, ports))
         greet(title(config, engine, specs), config.router, router.port, say)

@@ -448,6 +448,7 @@ class Exchange:
         if usage is not None:
             self._request.usage = usage
             self._plane.metrics.told(usage)
+            self._lease.told(usage)
 
     def _break(self, reason: str) -> None:
         self._client.write(self._relay.cut(error_event(self._request.path, reason)))

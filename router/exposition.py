@@ -81,6 +81,23 @@ _COUNTERS = (
     ("worker_requests", "Attempts sent to the worker", lambda worker: worker.requests_total),
     ("worker_failures", "Attempts that failed there", lambda worker: worker.failures_total),
     ("worker_restarts", "Times the worker was started again", lambda worker: worker.restarts),
+    ("worker_prompt_tokens", "Estimated tokens of the prompts sent to it", lambda worker: worker.prompt_tokens),
+    ("worker_uncached_tokens", "Of those, not predicted to be cached there", lambda worker: worker.uncached_tokens),
+    (
+        "worker_answer_tokens",
+        "Tokens that came back: streamed events, or what the engine says of a whole answer",
+        lambda worker: worker.answer_tokens,
+    ),
+    (
+        "worker_reported_prompt_tokens",
+        "Of prompts of which the engine told what it had cached",
+        lambda worker: worker.reported_prompt_tokens,
+    ),
+    (
+        "worker_reported_cached_tokens",
+        "Of those, what the engine had cached",
+        lambda worker: worker.reported_cached_tokens,
+    ),
 )
 
 

@@ -4,7 +4,7 @@ One writer for each piece of state:
   lifecycle, pid, restarts   the supervisor (workers launched here) or the health watcher (all others)
   last_error                 the same; while the worker is ready, Fleet.failed
   draining                               the members service (router/members.py)
-  inflight, prefills, prefill_outstanding, context, latencies   Lease
+  inflight, prefills, prefill_outstanding, context, latencies, *_tokens   Lease
   kv_tokens                              Fleet.set_kv_tokens, called by learn() (router/health.py)
   failures, breaker                      Fleet.succeeded / failed / half_open, called by the exchange and the prober
 """
@@ -17,6 +17,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Container, Iterable
 from typing import Protocol
+
+from router.usage import Usage
 
 
 class State(str, enum.Enum):
@@ -58,6 +60,7 @@ class Worker:
     """One inference server. Identity is `id`; `url` has no trailing slash."""
 
     __slots__ = (
+        "answer_tokens",
         "breaker",
         "context",
         "devices",
@@ -77,12 +80,16 @@ class Worker:
         "pid",
         "prefill_outstanding",
         "prefills",
+        "prompt_tokens",
         "ready_path",
+        "reported_cached_tokens",
+        "reported_prompt_tokens",
         "requests_total",
         "restarts",
         "role",
         "speed",
         "trial",
+        "uncached_tokens",
         "url",
     )
 
@@ -125,6 +132,12 @@ class Worker:
         self.requests_total = 0
         self.heard = 0.0  # when its last byte came, monotonic seconds; written by the data plane
         self.failures_total = 0
+        # Sums since it joined, tokens. The first two are estimates of the router's, made when a request was sent.
+        self.prompt_tokens = 0
+        self.uncached_tokens = 0  # of those, not predicted to be cached here
+        self.reported_prompt_tokens = 0  # of prompts of which the engine told what was cached
+        self.reported_cached_tokens = 0
+        self.answer_tokens = 0  # events of streams, and what engines say of whole answers
 
     def __repr__(self) -> str:
         return f"<Worker {self.id} {self.state.value} {self.url} inflight={self.inflight}>"
@@ -154,13 +167,14 @@ class Lease:
     the calls come in.
     """
 
-    __slots__ = ("_began", "_context", "_fleet", "_open", "_prefill", "_uncached", "worker")
+    __slots__ = ("_began", "_context", "_decoded", "_fleet", "_open", "_prefill", "_uncached", "worker")
 
     def __init__(self, fleet: Fleet, worker: Worker, uncached: int, now: float, prompt: int):
         self._fleet = fleet
         self.worker = worker
         self._uncached = uncached
         self._context = prompt
+        self._decoded = 0
         self._began = now
         self._open = True
         self._prefill = True  # no byte of answer yet
@@ -168,6 +182,8 @@ class Lease:
         worker.prefills += 1
         worker.prefill_outstanding += uncached
         worker.requests_total += 1
+        worker.prompt_tokens += prompt
+        worker.uncached_tokens += uncached
         if worker.breaker is Breaker.HALF_OPEN and worker.trial is None:
             worker.trial = self
             fleet.touch()
@@ -182,7 +198,19 @@ class Lease:
         """So many more tokens of the answer came."""
         if self._open and not self._prefill:
             self._context += tokens
+            self._decoded += tokens
             self.worker.context += tokens
+            self.worker.answer_tokens += tokens
+
+    def told(self, usage: Usage) -> None:
+        """The engine says what the prompt and the answer were; an answer that came whole has not been counted yet."""
+        worker = self.worker
+        if usage.answer > self._decoded:
+            worker.answer_tokens += usage.answer - self._decoded
+            self._decoded = usage.answer
+        if usage.cached is not None:
+            worker.reported_prompt_tokens += usage.prompt
+            worker.reported_cached_tokens += usage.cached
 
     def release(self, now: float, *, latency: bool = False) -> None:
         """Give the counts back; with `latency` the request succeeded and its duration is remembered."""

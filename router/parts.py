@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
     from router.members import Members
     from router.metrics import Metrics
     from router.policies import Policy
+
+
+class DeviceUse(NamedTuple):
+    """What of a GPU is in use now; None where its driver does not tell."""
+
+    memory_used: int | None  # bytes
+    memory_total: int | None  # bytes
+    utilisation: float | None  # share of the last moments in which it computed, 0..1
 
 
 @dataclass
@@ -25,6 +34,8 @@ class Parts:
     metrics: Metrics
     members: Members
     draining: bool = False  # written by Router.drain(): readiness then answers 503
+    # Written by the launcher: what of these devices is in use, by their names in Worker.devices. Takes a while.
+    devices: Callable[[Collection[str]], Mapping[str, DeviceUse]] | None = None
 
 
 PARTS: web.AppKey[Parts] = web.AppKey("parts")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from router.api import cors, models, nodes, pages, replies, status, trust, workers
+from router.api import board, cors, models, nodes, pages, replies, status, trust, workers
 from router.parts import PARTS, Parts
 
 MAX_BODY = 1024 * 1024  # bytes; control requests are a URL and a few names
@@ -14,8 +14,9 @@ def build(parts: Parts) -> web.Application:
     """All routes over `parts`, guarded; no module globals, so that two routers can live in one process."""
     app = web.Application(middlewares=[replies.errors, cors.preflight, trust.guard], client_max_size=MAX_BODY)
     app[PARTS] = parts
-    for module in (workers, nodes, status, models, pages):
+    for module in (workers, nodes, status, models, board, pages):
         app.add_routes(module.ROUTES)
+    board.attach(app, parts)
     app.on_response_prepare.extend([cors.mark, _finish])
     return app
 

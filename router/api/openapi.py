@@ -204,6 +204,8 @@ NODE_EXAMPLE = {"role": 1, "models": ["m"], "unfinished": 0, "latency": [1.5], "
 CARD = {"id": "m", "object": "model", "created": 0, "owned_by": "llm-launch", "root": "m"}
 NODE_BODY = _json(_object(("url",), url=STRING), {"url": URL})
 
+EVENTS = 'event: snapshot\ndata: {"sample":{"time":1700000000.0},"draining":false,"workers":[]}\n\n'
+
 WORKER_URL = _param("url", "query", "The worker's URL: scheme, host and port", STRING, URL)
 NODE_URL = _param("node_url", "query", "Older form of the body's url", STRING)
 WORKER_ID = _param("id", "path", "The worker's id, or its URL (percent-encoded)", STRING, "w0")
@@ -585,6 +587,13 @@ OPERATIONS: list[Operation] = [
         "/engine_metrics",
         "All engines' metrics, for Prometheus, each with the label worker",
         _ok(_text(f'sglang:num_running_reqs{{worker="{URL}"}} 3.0')) | _errors(401, 403),
+    ),
+    Operation(
+        "Pages",
+        "get",
+        "/events",
+        "What the dashboard shows, as it changes: one event `history`, then an event `snapshot` each second",
+        _ok({"text/event-stream": {"schema": STRING, "example": EVENTS}}) | _errors(401, 403),
     ),
     Operation("Pages", "get", "/", "The dashboard", _ok({"text/html": {"schema": STRING}})),
     Operation("Pages", "get", "/docs", "This page", _ok({"text/html": {"schema": STRING}})),

@@ -69,13 +69,22 @@ class Nvml:
         return card.name
 
     def nvmlDeviceGetMemoryInfo(self, card: Card) -> SimpleNamespace:
-        return SimpleNamespace(total=80 * GIB, free=60 * GIB)
+        return SimpleNamespace(total=80 * GIB, free=60 * GIB, used=20 * GIB)
 
     def nvmlSystemGetDriverVersion(self) -> str:
         return "570.86.10"
 
     def nvmlSystemGetCudaDriverVersion_v2(self) -> int:
         return 12080
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Card:
+        parts = [part for card in self.cards for part in card.slices or () if part is not None]
+        return next(card for card in (*self.cards, *parts) if card.uuid == uuid)
+
+    def nvmlDeviceGetUtilizationRates(self, card: Card) -> SimpleNamespace:
+        if card.uuid.startswith("MIG"):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return SimpleNamespace(gpu=10 * card.bus)
 
     def nvmlDeviceGetMigMode(self, card: Card) -> list[int]:
         return [int(card.slices is not None), 0]
@@ -256,3 +265,24 @@ def test_a_survey_of_memory_that_is_the_hosts_has_no_figure():
 def test_a_survey_of_a_broken_driver_says_so():
     with pytest.raises(NoGpu, match="does not answer"):
         gpus.survey(Nvml(breaks={"nvmlInit": pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH}))
+
+
+# -- what is in use
+
+
+def test_use_is_told_by_the_names_that_workers_have():
+    nvml = Nvml(Card("GPU-late", 9), Card("GPU-early", 2), Card("GPU-whole", 12, [Card("MIG-1")]))
+    used, total = 20 * GIB, 80 * GIB
+    assert gpus.usage(["1", "GPU-early", "MIG-1", "7", "GPU-nobodys"], nvml) == {
+        "1": (used, total, 0.9),
+        "GPU-early": (used, total, 0.2),
+        "MIG-1": (used, total, None),
+    }
+    assert nvml.open == 0
+
+
+def test_what_the_driver_does_not_tell_of_use_is_left_open():
+    shared = Nvml(Card("GPU-shared", 1), breaks={"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_NOT_SUPPORTED})
+    assert gpus.usage(["0"], shared) == {"0": (None, None, 0.1)}
+    assert gpus.usage(["0"], Nvml(breaks={"nvmlInit": pynvml.NVML_ERROR_LIBRARY_NOT_FOUND})) == {}
+    assert gpus.usage(["0"], Nvml(Card("GPU-a"), breaks={"nvmlDeviceGetUUID": pynvml.NVML_ERROR_GPU_IS_LOST})) == {}

@@ -629,6 +629,15 @@ async def test_what_it_says_in_a_stream_is_read_though_the_last_event_comes_afte
     assert [(usage.cached, usage.prompt) for usage in w.plane.policy.usages] == [(32, 50)]
 
 
+async def test_what_an_answer_that_came_whole_held_is_counted_for_its_worker(world):
+    w = await world(1)
+    w.workers[0].script(Status(200, {}, USAGE.replace(b'"usage":{', b'"usage":{"completion_tokens":7,')))
+    await w.post()
+    await w.quiet()
+    worker = w.worker(0)
+    assert (worker.answer_tokens, worker.reported_prompt_tokens, worker.reported_cached_tokens) == (7, 50, 32)
+
+
 async def test_what_an_error_says_of_a_prompt_is_not_taken_for_usage(world):
     w = await world(1)
     w.workers[0].script(Status(400, {}, b'{"usage":{"prompt_tokens":50}}'))

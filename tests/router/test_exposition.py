@@ -29,6 +29,7 @@ NAMES = [
     "worker_requests_total",
     "worker_failures_total",
     "worker_restarts_total",
+    "worker_answer_tokens_total",
     "worker_state",
     "cache_hit_ratio",
     "cache_hits_total",
@@ -157,6 +158,15 @@ def test_a_worker_is_shown_as_the_fleet_has_it():
     found = samples(given)
     names = ("up", "inflight", "prefill_outstanding", "requests_total", "failures_total", "restarts_total")
     assert [found[f"worker_{name}"][(W,)] for name in names] == [1, 1, 70, 1, 1, 4]
+
+
+def test_a_workers_tokens_are_summed_up():
+    worker = Worker("w0", W, lifecycle=State.READY)
+    given = parts(None, worker)
+    given.fleet.lease(worker, 70, 0.0, 100).told(Usage(90, 20, 8))
+    found = samples(given)
+    names = ("prompt", "uncached", "reported_prompt", "reported_cached", "answer")
+    assert [found[f"worker_{name}_tokens_total"][(W,)] for name in names] == [100, 70, 90, 20, 8]
 
 
 def test_a_worker_is_in_exactly_one_state():

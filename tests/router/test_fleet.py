@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from router.fleet import LATENCIES, Breaker, Fleet, Lease, State, Worker
+from router.usage import Usage
 
 MODELS = [(), ("a",), ("b",), ("a", "b")]
 ASKED = [None, "a", "b", "nobody's"]
@@ -470,3 +471,34 @@ class NoHandle:
     async def restart(self) -> None: ...
 
     async def stop(self) -> None: ...
+
+
+# -- tokens, summed up
+
+
+def test_prompts_are_summed_up_when_they_are_sent():
+    fleet, worker = Fleet(), Worker("w0", "http://host")
+    for uncached, prompt in ((100, 100), (30, 100)):
+        fleet.lease(worker, uncached, 0.0, prompt).release(1.0)
+    assert (worker.prompt_tokens, worker.uncached_tokens) == (200, 130)
+
+
+def test_a_streams_answer_is_counted_as_it_comes_and_topped_up_at_its_end():
+    worker = Worker("w0", "http://host")
+    lease = Fleet().lease(worker, 100, 0.0, 100)
+    lease.first_byte()
+    lease.decoded(3)
+    assert worker.answer_tokens == 3
+    lease.told(Usage(100, None, 10))  # several tokens were in one event
+    assert worker.answer_tokens == 10
+    assert worker.reported_prompt_tokens == 0
+
+
+def test_a_counter_never_falls_when_a_stream_had_more_events_than_tokens():
+    worker = Worker("w0", "http://host")
+    lease = Fleet().lease(worker, 100, 0.0, 100)
+    lease.first_byte()
+    lease.decoded(12)
+    lease.told(Usage(100, 60, 10))
+    assert worker.answer_tokens == 12
+    assert (worker.reported_prompt_tokens, worker.reported_cached_tokens) == (100, 60)

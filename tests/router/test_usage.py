@@ -39,6 +39,13 @@ def test_of_several_events_the_last_one_counts():
     assert told(b"".join(events)) == (8, None)
 
 
+@pytest.mark.parametrize(("answer", "tokens"), [(OPENAI, 5), (SGLANG, 5), (PLAIN, 0)])
+def test_the_answers_own_length_is_read_where_it_is_told(answer, tokens):
+    usage = read(json.dumps(answer).encode())
+    assert usage is not None
+    assert usage.answer == tokens
+
+
 def test_what_a_model_writes_is_not_taken_for_it():
     said = json.dumps({"text": '"prompt_tokens": 5, "cached_tokens": 5, '}).encode()
     assert told(said) is None

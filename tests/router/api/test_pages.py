@@ -9,7 +9,7 @@ import re
 import pytest
 from aiohttp import web
 
-from router.api import models, nodes, openapi, pages, status, workers
+from router.api import board, models, nodes, openapi, pages, status, workers
 from router.request import INFERENCE_PATHS
 from tests.router.api.conftest import message
 
@@ -98,7 +98,7 @@ async def test_a_huge_control_request_is_refused(control):
 def test_every_route_is_described_and_every_description_has_a_route():
     routes = {
         (route.method.lower(), route.path.replace(":.+", ""))
-        for module in (workers, nodes, status, models, pages)
+        for module in (workers, nodes, status, models, board, pages)
         for route in module.ROUTES
         if isinstance(route, web.RouteDef)
     }

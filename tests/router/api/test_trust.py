@@ -8,7 +8,7 @@ import pytest
 import yarl
 from aiohttp import web
 
-from router.api import models, nodes, pages, status, workers
+from router.api import board, models, nodes, pages, status, workers
 from router.api.trust import LEVELS, Caller, Level, check
 from router.config import RouterConfig
 from router.errors import RouterError
@@ -30,6 +30,7 @@ ADMIN = [
     ("POST", "/workers/restart"),
     ("POST", "/flush_cache"),
     ("GET", "/get_loads"),
+    ("GET", "/events"),
     ("GET", "/metrics"),
     ("GET", "/engine_metrics"),
     ("GET", "/nodes/status"),
@@ -195,7 +196,7 @@ async def test_every_control_path_is_guarded(control, method, path):
 def test_every_control_path_is_on_the_list_above():
     routes = {
         route.path
-        for module in (models, nodes, pages, status, workers)
+        for module in (board, models, nodes, pages, status, workers)
         for route in module.ROUTES
         if isinstance(route, web.RouteDef)
     }
