@@ -1,4 +1,4 @@
-"""How many tokens a worker's KV cache holds, from what engines tell of themselves. Pure.
+"""What a worker's KV cache holds, from what engines tell of themselves. Pure.
 
 LMDeploy does not tell. vLLM tells nothing when it is started with --disable-log-stats.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -59,13 +60,25 @@ def of_llama_cpp(body: bytes) -> int | None:
     return _told(_count(settings.get("n_ctx")) if isinstance(settings, dict) else 0)
 
 
+def slots_of_llama_cpp(body: bytes) -> int | None:
+    """From GET /props: total_slots, each of which keeps the prompt that it computed last and nothing else."""
+    return _told(_count(_object(body).get("total_slots")))
+
+
+class Source(NamedTuple):
+    """What an answer tells: `tokens`, and where a cache is no pool of blocks, how many `prompts` it keeps."""
+
+    tokens: Callable[[bytes], int | None]
+    prompts: Callable[[bytes], int | None] = lambda body: None
+
+
 # Where engines tell it, in the order in which to ask. What answers to the path of another engine, as all do to
 # /metrics and vLLM in its development mode to /server_info, says nothing there that is taken for this.
-SOURCES: Mapping[str, Callable[[bytes], int | None]] = {
-    "/server_info": of_sglang,
-    "/get_server_info": of_sglang,
-    "/metrics": of_vllm,
-    "/props": of_llama_cpp,
+SOURCES: Mapping[str, Source] = {
+    "/server_info": Source(of_sglang),
+    "/get_server_info": Source(of_sglang),
+    "/metrics": Source(of_vllm),
+    "/props": Source(of_llama_cpp, slots_of_llama_cpp),
 }
 
 

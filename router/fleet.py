@@ -5,7 +5,7 @@ One writer for each piece of state:
   last_error                 the same; while the worker is ready, Fleet.failed
   draining                               the members service (router/members.py)
   inflight, prefills, prefill_outstanding, context, latencies, *_tokens   Lease
-  kv_tokens                              Fleet.set_kv_tokens, called by learn() (router/health.py)
+  kv_tokens, kv_prompts                  Fleet.set_cache, called by learn() (router/health.py)
   failures, breaker                      Fleet.succeeded / failed / half_open, called by the exchange and the prober
 """
 
@@ -71,6 +71,7 @@ class Worker:
         "heard",
         "id",
         "inflight",
+        "kv_prompts",
         "kv_tokens",
         "last_error",
         "latencies",
@@ -115,6 +116,7 @@ class Worker:
         self.native_generate = native_generate  # None: not known yet (asked at the first successful probe)
         self.ready_path = ready_path
         self.kv_tokens: int | None = None  # what its KV cache holds; None: it has not told
+        self.kv_prompts: int | None = None  # how many prompts it keeps, where the cache is no pool for all
         self.handle = handle  # None: started elsewhere
         self.lifecycle = lifecycle
         self.draining = False
@@ -313,9 +315,9 @@ class Fleet:
             worker.models = models
             self.touch()
 
-    def set_kv_tokens(self, worker: Worker, tokens: int | None) -> None:
-        """`tokens` is what its KV cache holds, None when it has not told."""
-        worker.kv_tokens = tokens
+    def set_cache(self, worker: Worker, tokens: int | None, prompts: int | None = None) -> None:
+        """What its KV cache holds: `tokens`, None when it has not told; `prompts` at most, None when any number."""
+        worker.kv_tokens, worker.kv_prompts = tokens, prompts
 
     def _changed(self, worker: Worker, old: State, reason: str) -> None:
         self.touch()

@@ -75,21 +75,24 @@ async def learn(session: aiohttp.ClientSession, fleet: Fleet, worker: Worker, ti
             await _require_info(session, worker, timeout)
     except Unreachable as error:
         return str(error)
-    fleet.set_kv_tokens(worker, await _kv_tokens(session, worker, timeout))
+    fleet.set_cache(worker, *await _cache(session, worker, timeout))
     return None
 
 
-async def _kv_tokens(session: aiohttp.ClientSession, worker: Worker, timeout: float) -> int | None:
-    """The first answer that tells it; None as soon as a question is not answered, which would hold the worker up."""
+async def _cache(session: aiohttp.ClientSession, worker: Worker, timeout: float) -> tuple[int | None, int | None]:
+    """The tokens and prompts of its KV cache, from the first answer that tells.
+
+    None as soon as a question is not answered, which would hold the worker up.
+    """
     try:
-        for path, read in capacity.SOURCES.items():
+        for path, source in capacity.SOURCES.items():
             reply = await ask(session, "GET", worker.url + path, timeout=timeout)
-            tokens = read(reply.body) if reply.status == 200 else None
+            tokens = source.tokens(reply.body) if reply.status == 200 else None
             if tokens is not None:
-                return tokens
+                return tokens, source.prompts(reply.body)
     except Unreachable as error:
         log.info("%s does not tell what its KV cache holds: %s", worker.url, error)
-    return None
+    return None, None
 
 
 class Model(msgspec.Struct):

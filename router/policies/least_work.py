@@ -172,6 +172,7 @@ class LeastWork:
         before = worker.prefill_outstanding
         if request.stream and not worker.prefills:
             self._paces.started(worker, request, now)
+        self._rooms.sent(request.size)
         request.stay = self.index.enter(request.key, worker.id, self._rooms.of(worker))
         request.matched = request.stay.held
         if not request.stream:

@@ -18,7 +18,7 @@ from router.usage import Usage
 # base64: what they are in tokens says nothing of text.
 DENSEST: Final = 8.0
 PRIOR: Final = 4096  # tokens of the usual density that are believed in at first
-REMEMBERED: Final = 50  # answers
+REMEMBERED: Final = 50  # prompts, answers
 
 # An engine held more than was believed: so much more room for each byte of it, up to MORE times what it told. That is
 # rarely seen, for what the index forgot is sent elsewhere. Sixteen workers that do not tell had 4.3 times the mean TTFT
@@ -30,7 +30,7 @@ NOISE: Final = 1024
 
 
 class Rooms:
-    """Sole writer of what it knows: told(). `total` is what an index needs for all workers, never less than `least`."""
+    """`total` is what an index needs for all workers, never less than `least`. Sole writers: its own methods."""
 
     def __init__(self, least: int):
         self.total = least
@@ -40,12 +40,20 @@ class Rooms:
         self._tokens = float(PRIOR)  # of the same, by the engines' count
         self._density = float(BYTES_PER_TOKEN)
         self._extra: dict[str, int] = {}  # bytes by worker, beyond what it told
+        self._seen = 0  # prompts, as far as they are remembered
+        self._mean = 0.0  # bytes of a prompt, fading
 
     def of(self, worker: Worker) -> int:
-        """Bytes that this worker's cache has room for; one that does not tell may take all there is."""
+        """Bytes that this worker's cache has room for; one that does not tell may take all there is.
+
+        Of a cache that keeps so many prompts and no more, whatever their size, this is about as much as those are: what
+        they have in common counts once, and so it does where a prompt replaces the one most like it (llama.cpp).
+        """
         if worker.kv_tokens is None:
             return self.total
         told = int(worker.kv_tokens * self._density)
+        if worker.kv_prompts is not None:
+            return min(told, int(worker.kv_prompts * self._mean))
         return told + min(self._extra.get(worker.id, 0), (MORE - 1) * told)
 
     def among(self, workers: Sequence[Worker]) -> None:
@@ -54,6 +62,11 @@ class Rooms:
         told = sum(self.of(worker) for worker in workers if worker.kv_tokens is not None)
         extra = sum(self._extra.get(worker.id, 0) for worker in workers if worker.kv_tokens is None)
         self.total = max(self._least, told) + min(extra, (MORE - 1) * self._least)
+
+    def sent(self, size: int) -> None:
+        """Another prompt, of so many bytes."""
+        self._seen = min(self._seen + 1, REMEMBERED)
+        self._mean += (size - self._mean) / self._seen
 
     def told(self, worker: Worker, size: int, held: int, usage: Usage) -> None:
         """A prompt of `size` bytes, `held` of which the worker was believed to hold, was this to it."""

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from router.capacity import of_llama_cpp, of_sglang, of_vllm
+from router.capacity import of_llama_cpp, of_sglang, of_vllm, slots_of_llama_cpp
 
 # -- SGLang
 
@@ -76,6 +76,8 @@ def test_a_label_of_vllms_may_hold_anything():
 def test_llama_cpp_tells_the_cache_that_its_slots_share():
     props = {"default_generation_settings": {"id": 0, "n_ctx": 32_768}, "total_slots": 4}
     assert of_llama_cpp(json.dumps(props).encode()) == 32_768
+    assert slots_of_llama_cpp(json.dumps(props).encode()) == 4
+    assert slots_of_llama_cpp(b"{}") is None
 
 
 # -- anything else

@@ -140,19 +140,19 @@ PROPS = {"default_generation_settings": {"n_ctx": 2048}, "total_slots": 4}
 
 
 @pytest.mark.parametrize(
-    ("path", "answer", "tokens"),
+    ("path", "answer", "told"),
     [
-        ("/server_info", SERVER_INFO, 4096),
-        ("/get_server_info", SERVER_INFO, 4096),
-        ("/metrics", CACHE_CONFIG, 1600),
-        ("/props", PROPS, 2048),
+        ("/server_info", SERVER_INFO, (4096, None)),
+        ("/get_server_info", SERVER_INFO, (4096, None)),
+        ("/metrics", CACHE_CONFIG, (1600, None)),
+        ("/props", PROPS, (2048, 4)),
     ],
 )
-async def test_what_a_workers_kv_cache_holds_is_learnt_where_its_engine_tells_it(session, path, answer, tokens):
+async def test_what_a_workers_kv_cache_holds_is_learnt_where_its_engine_tells_it(session, path, answer, told):
     async with Engine({"/v1/models": MODELS, path: answer}) as engine:
         worker = Worker("w0", engine.url)
         assert await learn(session, Fleet(), worker) is None
-        assert worker.kv_tokens == tokens
+        assert (worker.kv_tokens, worker.kv_prompts) == told
 
 
 async def test_a_worker_that_has_told_is_asked_no_more(session):

@@ -101,7 +101,7 @@ async def test_workers_are_shown_with_all_that_is_known(control):
     plane = await control()
     worker = plane.lay(U, devices=("0", "1"), models=("m",), speed=1.5)
     worker.pid, worker.restarts, worker.last_error = 4711, 2, "HTTP 500"
-    plane.fleet.set_kv_tokens(worker, 4096)
+    plane.fleet.set_cache(worker, 4096)
     plane.fleet.lease(worker, 512, 0.0)
     shown = {
         "id": "w0",

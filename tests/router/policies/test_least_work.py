@@ -167,6 +167,18 @@ def test_a_workers_cache_ends_where_its_engine_says() -> None:
     assert found == [True, True, False]
 
 
+def test_a_worker_that_keeps_two_prompts_is_not_believed_to_keep_three() -> None:
+    [worker] = workers(0)
+    worker.kv_tokens, worker.kv_prompts = 100_000, 2
+    fleet = Fleet(worker)
+    found = []
+    for name in ("a", "b", "a", "c", "b"):
+        asked = prompt(100, name)
+        fleet.whole(asked)
+        found.append(asked.matched > 0)
+    assert found == [False, False, True, False, False]
+
+
 def test_the_index_has_room_for_what_all_engines_hold() -> None:
     some = workers(*[0] * 8)
     for worker in some:

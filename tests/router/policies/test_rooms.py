@@ -73,3 +73,20 @@ def test_who_was_started_anew_has_what_it_tells() -> None:
     rooms.told(worker, 40_000, 0, Usage(10_000, 8000))
     rooms.forget(worker)
     assert rooms.of(worker) == 4 * LEAST
+
+
+def test_a_cache_that_keeps_whole_prompts_has_room_for_as_many_as_they_are_of_late() -> None:
+    rooms, (worker,) = Rooms(LEAST), workers(0)
+    worker.kv_tokens, worker.kv_prompts = 32_768, 4
+    for _ in range(500):
+        rooms.sent(90_000)
+    assert rooms.of(worker) == 4 * 32_768  # four would be more than it holds
+    rooms = Rooms(LEAST)
+    for size in (1000, 3000):
+        rooms.sent(size)
+    assert rooms.of(worker) == 4 * 2000
+    for _ in range(500):
+        rooms.sent(5000)
+    assert rooms.of(worker) == pytest.approx(4 * 5000, abs=4)
+    rooms.told(worker, 40_000, 0, Usage(10_000, 8000))
+    assert rooms.of(worker) < 4 * 5001
