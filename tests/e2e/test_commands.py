@@ -50,7 +50,7 @@ def seat(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 async def test_a_node_is_watched_and_changed_from_the_command_line(sim, seat: Seat, monkeypatch, capsys):
     node = await sim(2)
     seat.at(node)
-    await node.ready(2)
+    await node.said("2 of 2 workers ready after")
     assert f"{node.url} is ready: 2 of 2 workers" in await seat.types("status")
     first, second = await seat.reads("workers")
     assert (first["id"], second["state"]) == ("w0", "ready")
@@ -62,6 +62,9 @@ async def test_a_node_is_watched_and_changed_from_the_command_line(sim, seat: Se
     assert (await seat.types("undrain w0 w1")).splitlines() == ["w0 is ready", "w1 is ready"]
 
     assert await asyncio.to_thread(completed, "launch drain w", monkeypatch, capsys) == ["w0", "w1"]
+    assert await seat.types("drain w7", code=1) == "launch: Worker w7 not found\n"
+    assert "already exists" in await seat.types(f"add {first['url']}", code=1)
+
     status = await seat.reads("status")
     assert (status["ready"], status["healthy_workers"], len(status["workers"])) == (True, 2, 2)
     assert await seat.types("remove w1") == f"Successfully removed worker: {second['url']}\n"
@@ -90,17 +93,6 @@ async def test_what_an_engine_writes_is_shown_and_followed(sim, seat: Seat):
         reader.kill()
         await reader.wait()
     assert seen[0] == seen[2] == b"sim: loading any\n"
-
-
-async def test_what_cannot_be_done_is_one_line(sim, seat: Seat):
-    node = await sim(1)
-    seat.at(node)
-    await node.ready(1)
-    assert await seat.types("drain w7", code=1) == "launch: Worker w7 not found\n"
-    assert "already exists" in await seat.types(f"add {(await node.workers())[0]['url']}", code=1)
-    assert "name the workers, or give --all. See launch restart --help" in await seat.types("restart", code=2)
-    assert "--url must look like" in await seat.types("status --url nonsense", code=2)
-    assert "No such option '--jsn'" in await seat.types("status --jsn", code=2)
 
 
 async def test_the_key_comes_from_the_environment_or_a_file(start, seat: Seat, tmp_path: Path, monkeypatch):

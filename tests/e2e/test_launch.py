@@ -161,11 +161,6 @@ async def test_the_log_is_json_for_programs_from_the_first_line_to_the_last(star
     assert "no worker ever became ready" in said[-1]["message"]
 
 
-async def test_what_is_up_is_told_when_it_is(sim):
-    launch = await sim(2)
-    await launch.said("2 of 2 workers ready after")
-
-
 async def test_options_may_come_from_the_environment(start):
     environ = {"LAUNCH_MODEL_PATH": "any", "LAUNCH_ENGINE": "sim", "LAUNCH_DP_SIZE": "2", "LAUNCH_PORT": "0"}
     launch = await start("launch", **environ)
