@@ -176,7 +176,8 @@ def open_streams(figures: Figures) -> Iterator[Row]:
 SOAK = 1_000_000  # requests
 MB_PER_100K = 100_000 / 1e6  # from bytes per request
 GROWTH = 1.3
-FEWEST, MOST = "4", "256"  # workers
+FEWEST, MANY, MOST = "4", "64", "256"  # workers
+CHOICE = 30.0  # us
 STEPS = ((65_536, 262_144), (262_144, 1_048_576))  # bytes
 GB_PER_SECOND = 1.0
 PAUSE = 5.0  # ms
@@ -207,6 +208,14 @@ def workers(figures: Figures) -> Iterator[Row]:
             (),
             factor <= GROWTH,
         )
+    choice = mid(figures["fresh-80"][MANY], "choice_us")
+    yield Row(
+        f"time to choose among {MANY} workers, new prompts",
+        f"<= {CHOICE:g} us",
+        f"{choice:.1f} us",
+        (),
+        choice <= CHOICE,
+    )
 
 
 def prompts(figures: Figures) -> Iterator[Row]:

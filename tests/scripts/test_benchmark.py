@@ -83,6 +83,19 @@ def test_bytes_per_second_are_taken_of_each_step_in_size():
     assert repeated.met is fresh.met is False
 
 
+def test_more_workers_may_cost_a_third_more_and_a_choice_among_64_thirty_microseconds():
+    def fleets(cost, choice):
+        costs = {"4": 10.0, "64": 11.0, "256": cost}
+        return {count: [{**run(cpu_us=cpu), "choice_us": choice}] for count, cpu in costs.items()}
+
+    rows = goals.rows({"workers": {"small": fleets(13.0, 1.0), "fresh-80": fleets(13.1, 31.0)}})
+    assert [(row.ours, row.met) for row in rows] == [
+        ("10.0 us to 13.0 us: 1.30x", True),
+        ("10.0 us to 13.1 us: 1.31x", False),
+        ("31.0 us", False),
+    ]
+
+
 def test_a_soak_too_short_to_fill_the_index_is_not_judged():
     soak = {OURS: {"slope": 100.0, "requests": 20_000, "failed": 0, "refused": 0}}
     (row,) = goals.rows({"soak": soak})

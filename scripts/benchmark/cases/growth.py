@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import urllib.request
 from collections import defaultdict
 from contextlib import ExitStack
 from typing import Any
 
 from scripts.benchmark.bench import Bench
-from scripts.benchmark.contestants import NGINX, OURS
+from scripts.benchmark.contestants import NGINX, OURS, Running
 from scripts.benchmark.load import measure
 
 FLEETS = (4, 16, 64, 256)  # workers
@@ -21,7 +23,8 @@ def workers(bench: Bench) -> dict[str, Any]:
     """CPU time of an 80-byte request with 4, 16, 64 and 256 workers: prompts seen before, and prompts never seen.
 
     Four routers of ours run at once and take turns. The probes of all those workers are part of what is measured.
-    Figures: {"small" or "fresh-80": {number of workers: [one of load.measure() for each round]}}.
+    Figures: {"small" or "fresh-80": {number of workers: [one of load.measure() for each round, and "choice_us": what
+    the policy took for a request, by the router's own metrics, us]}}.
     """
     runs: dict[str, Any] = {kind: defaultdict(list) for kind in SHORT}
     contestant, settings = bench.ours(), bench.settings
@@ -32,10 +35,27 @@ def workers(bench: Bench) -> dict[str, Any]:
         for number in range(settings.rounds):
             for kind in SHORT:
                 for count, router in routers.items():
+                    before = _choices(router)
                     run = measure(router, kind, settings.short, warmup=settings.warmup, salt=number + 1)
+                    seconds, choices = (new - old for new, old in zip(_choices(router), before, strict=True))
+                    run["choice_us"] = seconds / choices * 1e6
                     runs[kind][str(count)].append(run)
-                    bench.say(f"workers {number + 1} {kind:8} {count:3} workers {run['cpu_us']:6.1f} us CPU")
+                    bench.say(
+                        f"workers {number + 1} {kind:8} {count:3} workers {run['cpu_us']:6.1f} us CPU, "
+                        f"{run['choice_us']:.1f} to choose"
+                    )
     return runs
+
+
+def _choices(router: Running) -> tuple[float, float]:
+    """The seconds that the policy has taken, and for how many choices."""
+    request = urllib.request.Request(f"http://127.0.0.1:{router.port}/metrics")
+    name, _, value = (router.header or "").partition(": ")
+    if name:
+        request.add_header(name, value)
+    text = urllib.request.urlopen(request, timeout=10).read().decode()
+    found = dict(re.findall(r"^llm_router_policy_decision_seconds_(sum|count) (\S+)$", text, re.MULTILINE))
+    return float(found["sum"]), float(found["count"])
 
 
 def prompts(bench: Bench) -> dict[str, Any]:
