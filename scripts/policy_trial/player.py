@@ -16,7 +16,6 @@ from scripts.policy_trial.stage import Stage
 from scripts.simulation.job import Job
 from scripts.simulation.world import Outcome
 
-KEEP_ALIVE = 2.0  # s, of an idle connection; engines close theirs after five
 PATIENCE = 120.0  # s, for a whole answer; it is an error then
 
 
@@ -44,7 +43,8 @@ class Played:
 async def play(stage: Stage, target: Target) -> Played:
     """All requests of the stage, each session's next one a think time after its answer."""
     _prepare(stage)
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
+    # llama.cpp may close a connection just when the next request is on its way.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=target.headers) as http:
         player = _Player(stage, target, http)
