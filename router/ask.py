@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -44,14 +45,35 @@ async def ask(session: aiohttp.ClientSession, method: str, url: str, *, timeout:
             method, url, json=json, timeout=limits, allow_redirects=False, headers=close
         ) as response:
             return Reply(response.status, await _read(response), response.content_type)
-    except aiohttp.ConnectionTimeoutError:
-        raise Unreachable(f"no connection within {limits.sock_connect:g} s") from None
-    except asyncio.TimeoutError:
-        raise TimedOut(f"{TimedOut.prefix} {timeout:g} s") from None
-    except aiohttp.ClientConnectorError as error:
-        raise Unreachable(_why(error)) from None
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise Unreachable(f"connection broke ({type(error).__name__})") from None
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
+        unreachable = _unreachable(error, limits)
+        _release(error)
+    try:
+        raise unreachable
+    finally:
+        del unreachable  # which holds this frame
+
+
+def _unreachable(error: Exception, limits: aiohttp.ClientTimeout) -> Unreachable:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return Unreachable(f"no connection within {limits.sock_connect:g} s")
+    if isinstance(error, asyncio.TimeoutError):
+        return TimedOut(f"{TimedOut.prefix} {limits.total:g} s")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return Unreachable(_why(error))
+    return Unreachable(f"connection broke ({type(error).__name__})")
+
+
+def _release(error: BaseException | None) -> None:
+    """Let go of what the failed question had in hand.
+
+    An error holds the frames it came through, and some of these hold the error: 10 KB that only the garbage collector
+    could free, and it does not look at what is older than a moment (router/loop.py). A worker that is not there is
+    asked every few seconds for as long as it is listed.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

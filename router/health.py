@@ -159,6 +159,8 @@ class _Watch:
     tally: Tally
     delay: float  # seconds until the next probe, while it is not well
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    alarm: bool = False  # woken because the breaker opened
+    began: float = 0.0  # the last look, in the loop's time
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # it was up once, or was refused
     refusal: RouterError | None = None
     heard: float = 0.0  # the worker's `heard`, when last looked
@@ -220,17 +222,19 @@ class Prober:
     def _end(self, worker: Worker) -> None:
         watch = self._watches.pop(worker.id, None)
         if watch is not None and watch.task is not None:
-            watch.task.cancel()
+            task, watch.task = watch.task, None  # which hold each other, and nobody else would let go
+            task.cancel()
             watch.settle(NotFound(f"worker {worker.url} was removed"))
 
     def _noticed(self, worker: Worker, old: State, new: State, reason: str) -> None:
         watch = self._watches.get(worker.id)
         if watch is not None and worker.breaker is Breaker.OPEN:
+            watch.alarm = True
             watch.wake.set()
 
     async def _run(self, watch: _Watch) -> None:
-        # Not "while True": before Python 3.12 wait_for may lose a cancellation that comes together with the wake-up.
         while self._watches.get(watch.worker.id) is watch:
+            watch.began = asyncio.get_running_loop().time()
             try:
                 await self._look(watch)
             except Exception:  # a watch must outlive its own bugs: an unwatched worker never comes back
@@ -290,13 +294,21 @@ class Prober:
         watch.settle()
 
     async def _rest(self, watch: _Watch) -> None:
+        loop, delay = asyncio.get_running_loop(), self._delay(watch)
+        if delay is not None and watch.tally.up:  # probes begin an interval apart, however long they take
+            delay = max(0.0, watch.began + delay - loop.time())
+        # No wait_for(): cancelled, it leaves a cycle that is never collected, for each worker that is removed.
+        timer = None if delay is None else loop.call_later(delay, watch.wake.set)
         try:
-            await asyncio.wait_for(watch.wake.wait(), self._delay(watch))
-        except asyncio.TimeoutError:
-            return
+            await watch.wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
         watch.wake.clear()
-        watch.delay = self._first
-        await asyncio.sleep(watch.delay)
+        if watch.alarm:
+            watch.alarm = False
+            watch.delay = self._first
+            await asyncio.sleep(watch.delay)
 
     def _delay(self, watch: _Watch) -> float | None:
         """Seconds until the next look; None: until the breaker opens."""

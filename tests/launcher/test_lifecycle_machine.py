@@ -94,6 +94,12 @@ class Lives(RuleBasedStateMachine):
         self.meets(Probed(None if good else "HTTP 503", self.now - heard, busy, busy and working))
 
     @precondition(lambda self: self.process)
+    @rule(after=st.sampled_from((5.0, 90.0)))
+    def it_is_probed_and_nothing_moves(self, after: float) -> None:
+        self.now += after
+        self.meets(Probed(None, heard=self.now - 300, busy=True))
+
+    @precondition(lambda self: self.process)
     @rule(code=st.sampled_from((0, 1, 2, 127, 137, -9, -11)), port_taken=st.booleans())
     def it_exits(self, code: int, port_taken: bool) -> None:
         self.meets(Exited(code, port_taken))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import socket
 
 import aiohttp
 import pytest
@@ -49,4 +52,29 @@ async def test_a_worker_that_talks_nonsense_is_not_quoted():
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     with pytest.raises(Unreachable, match=r"^connection broke \(\w+\)$"):
         await question(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
-    server.close()
+    mute.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/health", "http://127.0.0.1:{port}/health"], ids=["refused", "mute"]
+)
+async def test_a_question_that_fails_leaves_nothing_that_must_be_collected(url: str):
+    mute = socket.create_server(("127.0.0.1", 0), backlog=50)
+    url = url.format(port=mute.getsockname()[1])
+    async with aiohttp.ClientSession() as session:
+
+        async def fail(times: int) -> None:
+            for _ in range(times):
+                with contextlib.suppress(Unreachable):
+                    await ask(session, "GET", url, timeout=0.01)
+            await asyncio.sleep(0.01)
+
+        await fail(2)
+        gc.collect()
+        gc.disable()
+        try:
+            await fail(10)
+            assert gc.collect() < 100  # 79 objects each, when nothing is done about it
+        finally:
+            gc.enable()
+    mute.close()

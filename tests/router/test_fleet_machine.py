@@ -10,7 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from router.fleet import Breaker, Fleet, Lease, State, Worker
 
-MAX_FAILURES = 2
+MAX_FAILURES = 0
 MODELS = (None, "a", "b")
 LIFECYCLES = tuple(state for state in State if state is not State.DRAINING)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -297,6 +298,28 @@ async def test_a_removed_worker_is_not_asked_any_more(session):
         fleet.remove(worker)
         await until(task.done)
         assert prober._watches == {}
+
+
+async def test_a_removed_worker_leaves_nothing_that_must_be_collected(session):
+    async with Engine() as engine, watched(session, engine.url) as (fleet, _, prober):
+
+        async def come_and_go(times: int) -> None:
+            for _ in range(times):
+                guest = Worker(fleet.next_id(), f"{engine.url}/{fleet.next_id()}")
+                fleet.add(guest)
+                await until(lambda guest=guest: prober._watches[guest.id].tally.up or guest.last_error)
+                await asyncio.sleep(0)
+                fleet.remove(guest)
+            await asyncio.sleep(0.01)
+
+        await come_and_go(2)
+        gc.collect()
+        gc.disable()
+        try:
+            await come_and_go(10)
+            assert gc.collect() < 100  # 35 objects each, when nothing is done about it
+        finally:
+            gc.enable()
 
 
 async def test_a_worker_is_never_asked_twice_at_once(session):
