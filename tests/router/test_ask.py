@@ -52,7 +52,7 @@ async def test_a_worker_that_talks_nonsense_is_not_quoted():
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     with pytest.raises(Unreachable, match=r"^connection broke \(\w+\)$"):
         await question(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
-    mute.close()
+    server.close()
 
 
 @pytest.mark.parametrize(
