@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 from launcher import __version__, console, engines, gpus, logs, plan, preview
 from launcher.config import LaunchConfig
@@ -28,6 +31,8 @@ from router.signals import Signals
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MEMORY_PATIENCE = 30.0  # seconds; the driver takes a context down within a few, or something is wrong
 MEMORY_POLL = 0.25  # seconds
 
@@ -44,7 +49,10 @@ async def serve(config: LaunchConfig, say: Callable[[str], None] = announce) -> 
     ports = Ports()
     await router.start()
     try:
-        engine, specs = await asyncio.to_thread(prepare, config, ports)  # NVML and other interpreters take their time
+        found = await unless_told(signals, lambda: prepare(config, ports))
+        if found is None:
+            return 0
+        engine, specs = found
         router.parts.devices = gpus.usage
         folder = log_folder(config, router.port)
         supervisor = Supervisor(config, engine, specs, router.fleet, folder, tools(config, router, ports))
@@ -53,6 +61,37 @@ async def serve(config: LaunchConfig, say: Callable[[str], None] = announce) -> 
     finally:
         await router.close()
         ports.close()
+
+
+async def unless_told(signals: Signals, search: Callable[[], T]) -> T | None:
+    """What `search` finds; None when a signal ends the launch meanwhile. Raises what it raises.
+
+    NVML and other interpreters take their time, and a driver that hangs takes for ever: the search has a thread that
+    nobody waits for when the process ends.
+    """
+    event_loop = asyncio.get_running_loop()
+    found: asyncio.Future[T] = event_loop.create_future()
+
+    def report(result: T | None, error: BaseException | None) -> None:
+        if not found.done():
+            found.set_exception(error) if error else found.set_result(cast(T, result))
+
+    def work() -> None:
+        try:
+            outcome: tuple[T | None, BaseException | None] = search(), None
+        except BaseException as error:
+            outcome = None, error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            event_loop.call_soon_threadsafe(report, *outcome)
+
+    threading.Thread(target=work, daemon=True).start()
+    told = asyncio.ensure_future(signals.end())
+    await asyncio.wait({found, told}, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if found.done():
+        return found.result()
+    found.cancel()
+    return None
 
 
 def rehearse(config: LaunchConfig) -> str:

@@ -250,6 +250,23 @@ async def test_sigkill_of_the_launcher_leaves_nothing(tmp_path: Path, said):
     await until(lambda: not any(map(alive, tree)), 5.0)
 
 
+async def test_the_guardian_hears_of_the_launchers_death_though_another_holds_its_socket_open(tmp_path: Path, said):
+    """A child of the launcher that was forked without exec, as multiprocessing's are, has all its descriptors."""
+    fork = "    print(os.fork() or time.sleep(600), flush=True)\n    await engine.wait()"
+    code = "import os, time\n" + LAUNCHER.replace("    await engine.wait()", fork)
+    argv = [sys.executable, "-c", code, str(tmp_path / "log"), SLEEP]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout is not None
+        engine, holder = int(launcher.stdout.readline()), int(launcher.stdout.readline())
+        try:
+            await until(lambda: said("up"))
+            launcher.kill()
+            await until(lambda: not alive(engine), 5.0)
+            assert alive(holder)
+        finally:
+            os.kill(holder, signal.SIGKILL)
+
+
 async def test_sigkill_of_launcher_and_guardian_together_ends_the_engine(tmp_path: Path, said):
     argv = [sys.executable, "-c", LAUNCHER, str(tmp_path / "log"), SLEEP]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as launcher:

@@ -366,3 +366,18 @@ async def test_the_router_answers_while_the_machine_is_looked_at(monkeypatch: py
     monkeypatch.setattr(run, "prepare", slow)
     with pytest.raises(BadConfig, match="enough seen"):
         await run.serve(dataclasses.replace(CONFIG, router=RouterConfig(port=0)))
+
+
+async def test_a_signal_while_the_machine_is_looked_at_ends_it_at_once(monkeypatch: pytest.MonkeyPatch):
+    over, loop = threading.Event(), asyncio.get_running_loop()
+
+    def hangs(*_: object) -> object:
+        loop.call_soon_threadsafe(os.kill, os.getpid(), signal.SIGTERM)
+        over.wait()
+        raise BadConfig("too late")
+
+    monkeypatch.setattr(run, "prepare", hangs)
+    try:
+        assert await run.serve(dataclasses.replace(CONFIG, router=RouterConfig(port=0))) == 0
+    finally:
+        over.set()
