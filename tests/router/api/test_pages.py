@@ -26,6 +26,12 @@ async def test_a_page_may_load_from_this_router_only(control, path, title):
         assert title in await response.text()
 
 
+async def test_the_dashboard_may_have_no_inline_styles_or_scripts(control):
+    plane = await control()
+    async with plane.client.get("/") as response:
+        assert "unsafe" not in response.headers["Content-Security-Policy"]
+
+
 @pytest.mark.parametrize("path", ["/", "/docs"])
 async def test_every_file_a_page_names_is_served(control, path):
     plane = await control()
