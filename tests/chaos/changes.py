@@ -13,7 +13,8 @@ STREAM = {"wait": 0.05, "tokens": 30, "pause": 0.04}
 
 
 def traffic(world: World, server: Server) -> Load:
-    return world.load(server).steady(RATE, REQUEST).clients(64, STREAM, stream=True)
+    stream = STREAM | {"pause": world.size(0.01, STREAM["pause"])}
+    return world.load(server).steady(RATE, REQUEST).clients(world.size(16, 64), stream, stream=True)
 
 
 def judge(world: World, load: Load, least: int) -> None:

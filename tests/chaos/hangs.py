@@ -17,7 +17,7 @@ FIVE_MINUTES = 300 / 15 * WINDOW  # as many windows as there are in 300 s by def
 REQUEST = {"wait": 0.1}
 
 
-@case(short=True)
+@case()
 async def stopped(world: World) -> None:
     """SIGSTOP of 1 worker of 3: out of rotation within the probe window, killed and started again, nothing lost"""
     server = await world.launch(3, *OPTIONS)

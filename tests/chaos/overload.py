@@ -20,7 +20,7 @@ async def five_times_too_much(world: World) -> None:
     limits = ("--max-concurrent-requests", str(2 * PLACES), "--queue-size", "32")
     server = await world.launch(2, *limits, "--policy", "least_requests", engine=("--places", str(PLACES)))
     await world.warm(server)
-    seconds = world.size(2.0, 10.0)
+    seconds = world.size(1.0, 10.0)
     alone = world.load(server).clients(2 * PLACES, REQUEST)
     capacity = await rate(alone, seconds)
     await alone.stop()
