@@ -139,7 +139,9 @@ def policies(
             raise click.ClickException(_interrupted(runs_path)) from None
         about = machine.describe(filter(None, takes_part.values()))
     results = trial.arrange(found, list(takes_part))
-    base = next(iter(takes_part))
+    base = trial.base(results, list(takes_part))
+    if base is None or not results:
+        raise click.ClickException("; ".join(notes))
     foretold = report.predictions(results)
     report.show(simulated.console(), results, base, foretold, notes)
     if json_path:

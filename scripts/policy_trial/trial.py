@@ -76,3 +76,8 @@ def arrange(results: Sequence[Result], labels: Sequence[str]) -> Runs:
 def _complete(policies: dict[str, list[Result]]) -> dict[str, list[Result]]:
     rounds = max(map(len, policies.values()))
     return {label: found for label, found in policies.items() if len(found) == rounds}
+
+
+def base(results: Runs, labels: Sequence[str]) -> str | None:
+    """The first that is in every cell; None if nobody is."""
+    return next((label for label in labels if all(label in policies for policies in results.values())), None)

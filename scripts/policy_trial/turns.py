@@ -27,12 +27,7 @@ BLOCK = 8  # tokens
 TEXT = 576  # tokens
 QUESTION = 24
 ANSWER = 8
-
-# Most of Gemma's layers see a window of 512 tokens. For these layers llama.cpp keeps 512 tokens for each slot and 512
-# more, and it finds a prompt again only while all of it is there, and if what is known of it is longer than the window.
-WINDOW = 512
-assert WINDOW < TEXT
-assert SLOTS * (TEXT + QUESTION + ANSWER) <= (SLOTS + 1) * WINDOW
+CONTEXT = 8192  # tokens of an engine's KV cache: more than its slots need
 
 # Gemma 3 270M on one core of this kind, roughly; only the table's SLO hangs on it.
 COSTS = Costs(token=5e-3, pair=0.0, base=0.03, running=0.0, context=0.0, kv_tokens=SLOTS * (TEXT + QUESTION + ANSWER))

@@ -52,8 +52,9 @@ def serving(program: Program, cell: Cell, folder: Path) -> AbstractContextManage
 
 
 def _llama_cpp(program: Program, cell: Cell, folder: Path) -> AbstractContextManager[Workers]:
-    """Real ones, as `launch` starts them, by turns on the load's CPU and the router's."""
+    """Real ones, by turns on the load's CPU and the router's, that keep nothing but what their slots hold."""
     words = ["--model", DEMO, "--threads", "1", "--parallel", str(turns.SLOTS)]
+    words += ["--ctx-size", str(turns.CONTEXT), "--cache-ram", "0", "--swa-full"]
     command = ["-m", "launcher.engines.llama_cpp_server", *words]
     places = [(LOAD_CPU, ROUTER_CPU)[number % 2] for number in range(cell.replicas)]
     return _serving(program, [command] * cell.replicas, places, DEMO, folder)

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from launcher.config import LaunchConfig
-from launcher.engines import Load
+from launcher.engines import Load, llama_cpp_server
 from launcher.engines.llama_cpp import DEMO_FILE, DEMO_PACKAGE, LlamaCpp, LlamaServer, can_serve, locate, model_file
 from launcher.errors import EngineMissing
 from launcher.plan import WorkerSpec
@@ -186,6 +186,23 @@ async def test_the_demo_answers_remembers_prefixes_tells_its_load_and_ends_at_si
         assert not from_a_page.headers.get("Access-Control-Allow-Origin")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == -signal.SIGTERM
+
+
+def params(*options: str) -> types.SimpleNamespace:
+    """What our server would tell llama.cpp."""
+    parts = {name: types.SimpleNamespace() for name in ("model", "cpuparams", "cpuparams_batch")}
+    library = types.SimpleNamespace(CommonParams=lambda: types.SimpleNamespace(**parts))
+    parsed = llama_cpp_server._parser().parse_args(["--model", "demo", "--port", "1", *options])
+    return llama_cpp_server._params(library, parsed, Path("model.gguf"))
+
+
+def test_idle_prompts_stay_in_the_kv_cache():
+    assert params().cache_idle_slots is False
+
+
+def test_the_whole_cache_of_a_sliding_window_is_kept_if_asked():
+    assert params("--swa-full").swa_full
+    assert not params().swa_full
 
 
 @real

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from scripts.policy_trial.cell import Result, Run
-from scripts.policy_trial.trial import arrange, runs
+from scripts.policy_trial.trial import arrange, base, runs
 from scripts.simulation import kept
 from tests.scripts.policy_trial.runs import CELL, results
 
@@ -34,3 +34,10 @@ def test_a_turn_that_was_kept_is_not_taken_again(tmp_path: Path):
     known = kept.load(Result, path)
     assert known == {Run(CELL, 1, "a"): made}
     assert dataclasses.replace(CELL, time_scale=9.0) not in {run.cell for run in known}
+
+
+def test_all_are_compared_with_the_first_that_was_in_every_cell():
+    other = dataclasses.replace(CELL, load=0.9)
+    arranged = arrange([*results("a", 1.0), *results("b", 1.0), *results("b", 1.0, cell=other)], ["a", "b"])
+    assert base(arranged, ["a", "b"]) == "b"
+    assert base(arranged, ["a"]) is None
