@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import logging
 import random
 import ssl
 from pathlib import Path
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from router import api, journal, policies, sockets
 from router.config import ConfigError, RouterConfig
@@ -62,7 +64,11 @@ class Router:
         members = Members(config, self.fleet, self._session)
         self.parts = Parts(config, self.fleet, self.policy, self.metrics, members)
         self._runner = web.AppRunner(
-            api.build(self.parts), handler_cancellation=True, access_log=None, shutdown_timeout=LAST_WORDS
+            api.build(self.parts),
+            handler_cancellation=True,
+            access_log=None,
+            logger=_log(),
+            shutdown_timeout=LAST_WORDS,
         )
         await self._runner.setup()
         self._gate.elsewhere = server = self._runner.server
@@ -125,6 +131,17 @@ class Router:
         self.plane.pool.close()
         await self._runner.cleanup()
         await self._session.close()
+
+
+def _log() -> logging.Logger:
+    """Where aiohttp reports what breaks, but for requests that are no HTTP: it would quote them, keys included."""
+    log = logging.getLogger("router.control")
+    log.addFilter(_not_the_clients)
+    return log
+
+
+def _not_the_clients(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _tls(config: RouterConfig) -> ssl.SSLContext | None:

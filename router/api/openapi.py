@@ -198,12 +198,29 @@ FLUSHED = {
     "successful": [URL],
     "failed": [],
 }
+REFUSED = [{"worker": "http://worker2:30001", "error": "HTTP 404"}]
+SOME_FLUSHED = {
+    **FLUSHED,
+    "status": "partial_success",
+    "message": "flushed 1 of 2 workers, and the router's prefix index",
+    "total_workers": 2,
+    "failed": REFUSED,
+}
+NONE_FLUSHED = {
+    **FLUSHED,
+    "status": "error",
+    "message": "flushed 0 of 1 workers, and the router's prefix index",
+    "workers_flushed": 0,
+    "successful": [],
+    "failed": REFUSED,
+}
 READY = {"status": "ready", "healthy_workers": 4, "total_workers": 4}
 NOT_READY = {"status": "not ready", "reason": "no healthy worker", "healthy_workers": 0, "total_workers": 4}
 NODE_EXAMPLE = {"role": 1, "models": ["m"], "unfinished": 0, "latency": [1.5], "speed": None}
 CARD = {"id": "m", "object": "model", "created": 0, "owned_by": "llm-launch", "root": "m"}
 NODE_BODY = _json(_object(("url",), url=STRING), {"url": URL})
 
+PAGE = {"text/html": {"schema": STRING, "example": "<!doctype html>"}}
 EVENTS = 'event: snapshot\ndata: {"sample":{"time":1700000000.0},"draining":false,"workers":[]}\n\n'
 
 WORKER_URL = _param("url", "query", "The worker's URL: scheme, host and port", STRING, URL)
@@ -327,20 +344,97 @@ INFERENCE: list[tuple[str, str, dict[str, Json], tuple[str, ...], Json]] = [
     ),
 ]
 
-ENGINE_ANSWER = {
-    "application/json": {"schema": ANYTHING},
-    "text/event-stream": {"schema": _told(STRING, "With stream: true")},
+# What engines answer to these: examples, of which the schemas are made; an engine may leave out or add what it likes.
+TOKENS = {"prompt_tokens": 6, "completion_tokens": 2, "total_tokens": 8, "prompt_tokens_details": {"cached_tokens": 4}}
+CHAT = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1_700_000_000, "model": "m"}
+CHAT_CHOICE = {"index": 0, "message": {"role": "assistant", "content": " Scattering."}, "finish_reason": "stop"}
+TEXT = {"id": "cmpl-1", "object": "text_completion", "created": 1_700_000_000, "model": "m"}
+RANKED = {"id": "rerank-1", "model": "m", "results": [{"index": 0, "relevance_score": 0.98}]}
+SCORED = {"id": "score-1", "object": "list", "model": "m", "data": [{"index": 0, "object": "score", "score": 0.98}]}
+RESPONSE_TEXT = {"type": "output_text", "text": " Scattering.", "annotations": []}
+RESPONSE_OUT = {"type": "message", "role": "assistant", "content": [RESPONSE_TEXT]}
+ANSWERS: dict[str, Json] = {
+    "/generate": {
+        "text": " Paris.",
+        "meta_info": {
+            "id": "1",
+            "finish_reason": {"type": "stop"},
+            "prompt_tokens": 6,
+            "completion_tokens": 2,
+            "cached_tokens": 4,
+        },
+    },
+    "/v1/chat/completions": {**CHAT, "choices": [CHAT_CHOICE], "usage": TOKENS},
+    "/v1/completions": {
+        **TEXT,
+        "choices": [{"index": 0, "text": " there was", "finish_reason": "length"}],
+        "usage": TOKENS,
+    },
+    "/v1/embeddings": {
+        "object": "list",
+        "model": "m",
+        "data": [{"index": 0, "object": "embedding", "embedding": [0.1, -0.2]}],
+        "usage": {"prompt_tokens": 6, "total_tokens": 6},
+    },
+    "/v1/responses": {
+        "id": "resp_1",
+        "object": "response",
+        "model": "m",
+        "status": "completed",
+        "output": [RESPONSE_OUT],
+        "usage": {"input_tokens": 6, "output_tokens": 2, "total_tokens": 8},
+    },
+    "/v1/messages": {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [{"type": "text", "text": " Scattering."}],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 6, "output_tokens": 2},
+    },
+    "/v1/rerank": RANKED,
+    "/v1/score": SCORED,
+    "/rerank": RANKED,
+    "/score": SCORED,
+    "/classify": {"data": [{"index": 0, "label": "POSITIVE", "probs": [0.1, 0.9], "num_classes": 2}]},
+    "/encode": {"embedding": [0.1, -0.2], "meta_info": {"id": "1", "prompt_tokens": 3}},
+    "/tokenize": {"tokens": [1, 2, 3], "count": 3, "max_model_len": 8192},
+    "/detokenize": {"prompt": "a text"},
 }
+# Their events, where they stream.
+STREAMS: dict[str, str] = {
+    "/generate": 'data: {"text":" Paris","meta_info":{"completion_tokens":1}}\n\ndata: [DONE]\n\n',
+    "/v1/chat/completions": 'data: {"choices":[{"index":0,"delta":{"content":" Scattering"}}]}\n\ndata: [DONE]\n\n',
+    "/v1/completions": 'data: {"choices":[{"index":0,"text":" there"}]}\n\ndata: [DONE]\n\n',
+    "/v1/responses": 'event: response.output_text.delta\ndata: {"delta":" Scattering"}\n\n',
+    "/v1/messages": 'event: content_block_delta\ndata: {"delta":{"type":"text_delta","text":" Scattering"}}\n\n',
+}
+MODEL_INFO = {"model_path": "m", "tokenizer_path": "m", "is_generation": True}
+SERVER_INFO = {"model_path": "m", "tp_size": 1, "max_total_num_tokens": 420_656}
+
+
+def _shape(example: object) -> Json:
+    """The schema of what looks like this example; nothing is required."""
+    if isinstance(example, dict):
+        return {"type": "object", "properties": {name: _shape(value) for name, value in example.items()}}
+    if isinstance(example, list):
+        return {"type": "array", "items": _shape(example[0]) if example else {}}
+    kinds: dict[type, Json] = {bool: BOOLEAN, int: INTEGER, float: NUMBER, str: STRING}
+    return kinds.get(type(example), {})
 
 
 def _inference(path: str, summary: str, fields: dict[str, Json], required: tuple[str, ...], example: Json) -> Operation:
     body = _json({**_object(required, **fields), "additionalProperties": True}, example)
-    answers = _ok(ENGINE_ANSWER, "The worker's answer, as it came") | _errors(400, 401, 404, 413, 429, 502, 503, 504)
+    content = _json(_shape(ANSWERS[path]), ANSWERS[path])
+    if path in STREAMS:
+        content["text/event-stream"] = {"schema": _told(STRING, "With stream: true"), "example": STREAMS[path]}
+    answers = _ok(content, "The worker's answer, as it came") | _errors(400, 401, 404, 413, 429, 502, 503, 504)
     return Operation("Inference", "post", path, summary, answers, body)
 
 
-def _info(path: str, what: str) -> Operation:
-    answers = _ok(_json(ANYTHING), "The engine's answer, as it came") | _errors(401, 404, 502, 503)
+def _info(path: str, what: str, example: Json) -> Operation:
+    answers = _ok(_json(_shape(example), example), "The engine's answer, as it came") | _errors(401, 404, 502, 503)
     return Operation("Models", "get", path, what, answers)
 
 
@@ -369,10 +463,10 @@ OPERATIONS: list[Operation] = [
         _ok(_json(_ref("Model"), CARD)) | _errors(401, 404),
         params=(_param("model", "path", "Its name; may hold slashes", STRING, "m"),),
     ),
-    _info("/get_model_info", "A ready worker's account of its model (SGLang)"),
-    _info("/model_info", "A ready worker's account of its model (SGLang's newer name)"),
-    _info("/get_server_info", "A ready worker's settings (SGLang)"),
-    _info("/server_info", "A ready worker's settings (SGLang's newer name)"),
+    _info("/get_model_info", "A ready worker's account of its model (SGLang)", MODEL_INFO),
+    _info("/model_info", "A ready worker's account of its model (SGLang's newer name)", MODEL_INFO),
+    _info("/get_server_info", "A ready worker's settings (SGLang)", SERVER_INFO),
+    _info("/server_info", "A ready worker's settings (SGLang's newer name)", SERVER_INFO),
     Operation("Health", "get", "/health", "Whether the router runs", _ok(_text("OK"))),
     Operation("Health", "get", "/liveness", "Whether the router runs", _ok(_text("OK"))),
     Operation(
@@ -515,7 +609,7 @@ OPERATIONS: list[Operation] = [
         "/flush_cache",
         "Have all workers drop their prefix caches",
         _ok(_json(_ref("Flush"), FLUSHED), "All did")
-        | {206: ("Some did", _json(_ref("Flush"))), 502: ("None did", _json(_ref("Flush")))}
+        | {206: ("Some did", _json(_ref("Flush"), SOME_FLUSHED)), 502: ("None did", _json(_ref("Flush"), NONE_FLUSHED))}
         | _errors(401, 403),
     ),
     Operation(
@@ -532,7 +626,11 @@ OPERATIONS: list[Operation] = [
         "Register a node; one that names its models is taken at its word and watched, any other must answer now",
         _ok(_json(STRING, "Added successfully")) | _errors(400, 401, 403),
         _json(
-            _object(("url",), url=STRING, status=_object(models=_list(STRING), speed=_maybe(NUMBER), role=INTEGER)),
+            _object(
+                ("url",),
+                url=STRING,
+                status=_maybe(_object(models=_list(STRING), speed=_maybe(NUMBER), role=INTEGER)),
+            ),
             {"url": URL, "status": {"models": ["m"], "speed": 120, "role": 1}},
         ),
     ),
@@ -595,9 +693,9 @@ OPERATIONS: list[Operation] = [
         "What the dashboard shows, as it changes: one event `history`, then an event `snapshot` each second",
         _ok({"text/event-stream": {"schema": STRING, "example": EVENTS}}) | _errors(401, 403),
     ),
-    Operation("Pages", "get", "/", "The dashboard", _ok({"text/html": {"schema": STRING}})),
-    Operation("Pages", "get", "/docs", "This page", _ok({"text/html": {"schema": STRING}})),
-    Operation("Pages", "get", "/openapi.json", "This description", _ok(_json(ANYTHING))),
+    Operation("Pages", "get", "/", "The dashboard", _ok(PAGE)),
+    Operation("Pages", "get", "/docs", "This page", _ok(PAGE)),
+    Operation("Pages", "get", "/openapi.json", "This description", _ok(_json(ANYTHING, {"openapi": "3.0.3"}))),
 ]
 
 

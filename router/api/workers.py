@@ -143,6 +143,8 @@ def _named(request: web.Request) -> Worker:
     return parts_of(request).members.find(request.match_info["id"])
 
 
+ONE = "/workers/{id:(?!restart$)[^{}/]+}"  # /workers/restart is no worker: only POST is allowed there
+
 ROUTES = [
     web.post("/add_worker", add_worker),
     web.post("/remove_worker", remove_worker),
@@ -151,8 +153,8 @@ ROUTES = [
     web.get("/workers", index),
     web.post("/workers", create),
     web.post("/workers/restart", restart_all),
-    web.get("/workers/{id}", show),
-    web.delete("/workers/{id}", delete),
+    web.get(ONE, show),
+    web.delete(ONE, delete),
     web.post("/workers/{id}/drain", drain),
     web.post("/workers/{id}/undrain", undrain),
     web.post("/workers/{id}/restart", restart),

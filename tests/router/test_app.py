@@ -168,6 +168,16 @@ async def test_the_log_says_that_a_worker_takes_requests(start, worker, caplog):
     assert "w0 is ready" in caplog.text
 
 
+async def test_what_is_wrong_with_a_request_is_not_logged_for_it_may_hold_a_key(start, caplog):
+    router = await start(admin_api_key="sesame")
+    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    writer.write(b"GET /workers HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sesame\0\r\n\r\n")
+    assert b" 400 " in await reader.readline()
+    writer.close()
+    assert "sesame" not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 async def test_an_unknown_path_is_a_404_in_openai_shape(start):
     router = await start()
     for method, path in [("POST", "/shutdown"), ("POST", "/v1/x"), ("GET", "/nope"), ("POST", "//generate")]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import re
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -103,7 +104,7 @@ async def test_a_huge_control_request_is_refused(control):
 
 def test_every_route_is_described_and_every_description_has_a_route():
     routes = {
-        (route.method.lower(), route.path.replace(":.+", ""))
+        (route.method.lower(), re.sub(r"{(\w+):.*}", r"{\1}", route.path))
         for module in (workers, nodes, status, models, board, pages)
         for route in module.ROUTES
         if isinstance(route, web.RouteDef)
@@ -122,6 +123,53 @@ def test_every_reference_in_the_description_leads_somewhere():
     document = openapi.document()
     names = set(re.findall(r"'\$ref': '#/components/schemas/(\w+)'", str(document)))
     assert names == set(document["components"]["schemas"])
+
+
+def test_every_body_and_every_good_answer_has_an_example():
+    bare = []
+    for path, item in openapi.document()["paths"].items():
+        for operation in item.values():
+            told = [operation.get("requestBody", {"content": {}})]
+            told += [answer for status, answer in operation["responses"].items() if status < "300"]
+            bare += [path for each in told for content in each["content"].values() if "example" not in content]
+    assert bare == []
+
+
+def test_every_example_is_what_its_schema_says():
+    document = openapi.document()
+    schemas = document["components"]["schemas"]
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            for told in [operation.get("requestBody", {"content": {}}), *operation["responses"].values()]:
+                for content in told["content"].values():
+                    if "example" in content:
+                        assert fits(content["example"], content["schema"], schemas), (path, content["example"])
+
+
+KINDS = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict, "array": list}
+
+
+def fits(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> bool:
+    """As much of JSON Schema as the description uses."""
+    if "$ref" in schema:
+        return fits(value, schemas[schema["$ref"].rpartition("/")[2]], schemas)
+    if value is None:
+        return bool(schema.get("nullable")) or not schema
+    if "oneOf" in schema:
+        return sum(fits(value, one, schemas) for one in schema["oneOf"]) == 1
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    if not isinstance(value, KINDS[schema["type"]] if "type" in schema else object):
+        return False
+    if isinstance(value, list):
+        return all(fits(item, schema.get("items", {}), schemas) for item in value)
+    if not isinstance(value, dict):
+        return True
+    more, named = schema.get("additionalProperties", {}), schema.get("properties", {})
+    known = all(
+        fits(each, named.get(name, more if isinstance(more, dict) else {}), schemas) for name, each in value.items()
+    )
+    return known and set(schema.get("required", ())) <= set(value)
 
 
 def test_every_parameter_in_a_path_is_described():

@@ -270,3 +270,10 @@ async def test_a_worker_added_over_http_is_watched(control):
         await until(lambda: worker.state is State.UNHEALTHY)
         _, body = await plane.get("/workers/w0")
         assert (body["state"], body["healthy"], body["last_error"]) == ("unhealthy", False, "HTTP 500")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_the_rolling_restart_is_no_worker(control, method):
+    plane = await control()
+    async with plane.client.request(method, "/workers/restart") as response:
+        assert (response.status, response.headers["Allow"]) == (405, "POST")
