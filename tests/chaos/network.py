@@ -54,13 +54,15 @@ async def killed_sockets(world: World) -> None:
     rng, killed = random.Random(3), 0
     for _ in range(10):
         for worker in await server.command.workers():
-            for port in clients_of(urlsplit(worker["url"]).port or 0):
-                killed += rng.random() < 0.3 and destroy(port)
+            home = urlsplit(worker["url"]).port or 0
+            killed += sum(rng.random() < 0.3 and destroy(port, home) for port in clients_of(home))
         await asyncio.sleep(1)
     await load.stop()
     world.at_least("connections killed", killed, 100)
     world.at_most("requests without a byte that failed", len(load.unserved()), 0)
     world.at_most("answers that ended wrong", len(load.bad()), 0)
+    for shot in load.bad()[:3]:
+        world.note(f"{shot} {[line for line in server.command.lines if shot.id in line]}")
     world.note(spread(load.shots))
 
 
@@ -70,8 +72,10 @@ def clients_of(port: int) -> list[int]:
     return [int(line.split()[3].rpartition(":")[2]) for line in listed.stdout.splitlines()]
 
 
-def destroy(port: int) -> bool:
-    done = subprocess.run(["ss", "-K", "sport", "=", f":{port}"], capture_output=True, text=True, check=False)
+def destroy(port: int, home: int) -> bool:
+    """End the connection from `port` to `home`; a client may have the same port towards the router."""
+    which = ["sport", "=", f":{port}", "and", "dport", "=", f":{home}"]
+    done = subprocess.run(["ss", "-K", *which], capture_output=True, text=True, check=False)
     return f":{port}" in done.stdout
 
 
