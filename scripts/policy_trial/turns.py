@@ -1,15 +1,16 @@
 """The workload of real engines on CPUs: questions about a few long texts, each in its turn. Pure.
 
 Prompts that share long prefixes, sized by what llama.cpp keeps: the last prompt of each of its slots. As many texts
-as all engines have slots: they fit into the engines together, and half of them into one of two. Each round asks about
-every text once, in random order. Each client sends its next question when it has its answer: who chooses better gets
-more done.
+as all engines have slots: they fit into the engines together, and half of them into one of two. Each client has texts
+of its own and asks about all of them, in random order, and again, as soon as it has an answer: who chooses better gets
+more done. No two ask about the same text at once, which would take two slots.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 from math import nan
 
 from scripts.policy_trial.stage import Stage
@@ -22,7 +23,7 @@ from scripts.simulation.world import Scene
 
 NAME = "turns"
 SLOTS = 4  # of an engine: requests at once, and prompts kept
-CLIENTS = 2  # for each engine: the other slots are free to be chosen
+CLIENTS = 2  # for each engine, which leaves it slots to choose from
 BLOCK = 8  # tokens
 TEXT = 576  # tokens
 QUESTION = 24
@@ -34,10 +35,10 @@ COSTS = Costs(token=5e-3, pair=0.0, base=0.03, running=0.0, context=0.0, kv_toke
 
 
 def stage(replicas: int, requests: int, seed: int) -> Stage:
-    """At least two rounds, shared by CLIENTS clients for each engine. All requests count, the first ones too."""
-    jobs = _questions(random.Random(seed), SLOTS * replicas, max(2, requests // (SLOTS * replicas)), seed)
-    clients = CLIENTS * replicas
-    workload = Workload(NAME, BLOCK, [_chain(jobs[client::clients]) for client in range(clients)])
+    """At least two rounds of all texts. All requests count, the first ones too."""
+    rounds = max(2, requests // (SLOTS * replicas))
+    rng, ids = random.Random(seed), itertools.count(seed * 1_000_000)  # other texts for other seeds
+    workload = Workload(NAME, BLOCK, [_client(rng, ids, rounds) for _ in range(CLIENTS * replicas)])
     order = _order(workload)
     hit = _ideal(order)
     counted = Window(frozenset(job for _, job in order), nan, hit, hit)
@@ -45,18 +46,12 @@ def stage(replicas: int, requests: int, seed: int) -> Stage:
     return Stage(offer, counted, Scene(replicas, COSTS), time_scale=1.0)
 
 
-def _questions(rng: random.Random, texts: int, rounds: int, seed: int) -> list[Job]:
-    """In the order in which they are asked. Rounds of other seeds have other texts."""
-    ids = itertools.count(seed * 1_000_000)
-    known = [tuple(itertools.islice(ids, TEXT // BLOCK)) for _ in range(texts)]
-    asked = [
-        (*text, *itertools.islice(ids, QUESTION // BLOCK)) for _ in range(rounds) for text in _shuffled(rng, known)
-    ]
-    return [Job(0.0, blocks, TEXT + QUESTION, ANSWER, blocks) for blocks in asked]
-
-
-def _shuffled(rng: random.Random, texts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    return rng.sample(texts, len(texts))
+def _client(rng: random.Random, ids: Iterator[int], rounds: int) -> Job:
+    """Its first question, the others hanging at it."""
+    texts = [tuple(itertools.islice(ids, TEXT // BLOCK)) for _ in range(SLOTS // CLIENTS)]
+    asked = [text for _ in range(rounds) for text in rng.sample(texts, len(texts))]
+    prompts = [(*text, *itertools.islice(ids, QUESTION // BLOCK)) for text in asked]
+    return _chain([Job(0.0, blocks, TEXT + QUESTION, ANSWER, blocks) for blocks in prompts])
 
 
 def _chain(jobs: list[Job]) -> Job:

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
 import pytest
 
 from scripts.policy_trial import prompts
 from scripts.policy_trial.turns import CLIENTS, QUESTION, SLOTS, TEXT, stage
+from scripts.simulation.job import Job
 
 
-def test_each_round_asks_about_every_text_once():
-    asked = [job.blocks[0] for _, job in stage(2, 48, 1).offer.order]
-    rounds = [asked[at : at + 2 * SLOTS] for at in range(0, 48, 2 * SLOTS)]
-    assert {frozenset(round_) for round_ in rounds} == {frozenset(rounds[0])}
-    assert len(set(asked)) == 2 * SLOTS
-    assert len(set(map(tuple, rounds))) > 1  # in another order
+def jobs(first: Job) -> Iterator[Job]:
+    job: Job | None = first
+    while job is not None:
+        yield job
+        job = job.then
+
+
+def test_every_client_asks_about_texts_of_its_own_each_as_often():
+    clients = [[job.blocks[0] for job in jobs(client)] for client in stage(2, 48, 1).offer.workload.jobs]
+    assert len(clients) == 2 * CLIENTS
+    for asked in clients:
+        assert sorted(Counter(asked).values()) == [6] * (SLOTS // CLIENTS)
+    assert len({text for asked in clients for text in asked}) == 2 * SLOTS
+
+
+def test_the_order_is_another_one_in_each_round():
+    asked = [job.blocks[0] for job in jobs(stage(2, 160, 1).offer.workload.jobs[0])]
+    rounds = {tuple(asked[at : at + 2]) for at in range(0, len(asked), 2)}
+    assert len(rounds) == 2
 
 
 def test_questions_about_a_text_have_it_in_common_and_nothing_else():
     made = stage(2, 48, 1)
     text = made.offer.order[0][1].blocks[0]
-    one, other = (job for _, job in made.offer.order[: 4 * SLOTS] if job.blocks[0] == text)
+    one, other, *_ = (job for _, job in made.offer.order if job.blocks[0] == text)
     first, second = (prompts.prompt(made.offer.workload, job) for job in (one, other))
     assert first[: 4 * TEXT] == second[: 4 * TEXT]
     assert first[4 * TEXT :] != second[4 * TEXT :]
     assert not any(prompts.goes_on(job) for _, job in made.offer.order)
-
-
-def test_so_many_clients_share_the_questions():
-    made = stage(2, 48, 1)
-    assert len(made.offer.workload.jobs) == 2 * CLIENTS
-    assert len(made.offer.workload.all()) == 48
 
 
 def test_all_requests_count_and_each_text_must_be_computed_once():
