@@ -381,3 +381,18 @@ async def test_a_signal_while_the_machine_is_looked_at_ends_it_at_once(monkeypat
         assert await run.serve(dataclasses.replace(CONFIG, router=RouterConfig(port=0))) == 0
     finally:
         over.set()
+
+
+async def test_the_dashboard_is_told_what_the_gpus_do(monkeypatch: pytest.MonkeyPatch):
+    given = []
+
+    def title(*_: object) -> str:
+        given.append(router.parts.devices)
+        raise BadConfig("enough seen")
+
+    router = run.Router(RouterConfig(port=0))
+    monkeypatch.setattr(run, "Router", lambda config: router)
+    monkeypatch.setattr(run, "title", title)
+    with pytest.raises(BadConfig, match="enough seen"):
+        await run.serve(dataclasses.replace(CONFIG, dp_size=1, router=RouterConfig(port=0)))
+    assert given == [gpus.usage]
