@@ -28,7 +28,7 @@ class Compile(build_ext):
     """Compile what can be; where there is no C compiler, say so and install the source alone."""
 
     def finalize_options(self) -> None:
-        if not self.editable_mode:
+        if not self.of_source():
             with self.uncompiled():
                 from mypyc.build import mypycify
 
@@ -36,10 +36,14 @@ class Compile(build_ext):
         super().finalize_options()
 
     def run(self) -> None:
-        if self.editable_mode:  # what is told late: a source distribution may have been listed before
+        if self.of_source():  # what is told late: a source distribution may have been listed before
             return
         with self.uncompiled():
             super().run()
+
+    def of_source(self) -> bool:
+        """Whether the sources are to be used where they are; older pips say so by `setup.py develop`, as `inplace`."""
+        return bool(self.editable_mode or self.inplace)
 
     @contextlib.contextmanager
     def uncompiled(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ async def test_four_workers_answer_behind_one_port_and_a_prefix_stays_where_it_i
     workers = await launch.ready(4)
     assert [w["id"] for w in workers] == ["w0", "w1", "w2", "w3"]
     async with aiohttp.ClientSession() as session:
-        prefixes = [f"conversation {n} " * 40 for n in range(4)]
+        prefixes = [f"{n} is the conversation " * 20 for n in range(60)]
         homes = [(await generate(session, launch.url, text)).headers["x-worker-id"] for text in prefixes]
         again = [(await generate(session, launch.url, text + " more")).headers["x-worker-id"] for text in prefixes]
     assert again == homes
