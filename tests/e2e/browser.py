@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ctypes
 import itertools
 import json
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -27,6 +29,7 @@ OPTIONS = (
     "--disable-gpu",
     "--disable-dev-shm-usage",  # containers have little of it
     "--disable-background-networking",
+    "--disable-breakpad",
     "--disable-component-update",
     "--disable-extensions",
     "--no-first-run",
@@ -38,7 +41,9 @@ OPTIONS = (
 def start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     """Start Chromium with an empty profile in `folder`; returns the process and its DevTools address."""
     command = (CHROMIUM, *OPTIONS, f"--user-data-dir={folder}", "about:blank")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_us
+    )
     told = folder / "DevToolsActivePort"
     while not (told.exists() and told.read_text().count("\n")):
         if process.poll() is not None:
@@ -46,6 +51,11 @@ def start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
         time.sleep(0.02)
     port, path = told.read_text().split("\n")[:2]
     return process, f"ws://127.0.0.1:{port}{path}"
+
+
+def _die_with_us() -> None:
+    """A test that takes too long ends the whole process, and no fixture is asked."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class Page:
