@@ -246,8 +246,10 @@ async def test_a_client_that_does_not_read_a_fast_stream_costs_less_than_a_megab
     for client in clients:
         client.post("/generate", STREAMED)
     assert await endless.stuck() - whole < 12 * whole / 2  # they do wait
-    cost = (process(router).memory_info().rss - before) / len(clients)
-    assert cost < MB
+    # On a busy machine the last pieces are still on their way through TLS when the worker has stopped.
+    await asyncio.wait_for(
+        worker.until(lambda: (process(router).memory_info().rss - before) / len(clients) < MB), timeout=5.0
+    )
     for client in clients:
         client.writer.transport.abort()
     await asyncio.wait_for(worker.until(lambda: worker.aborts == len(clients)), 5.0)
