@@ -54,16 +54,19 @@ function needKey(refused) {
   if (refused) say("this admin key was refused", true);
 }
 
+// Whether the user means it. Not by the dialog's close event: that comes late, when the next question may be open.
+let decide = () => {};
+
 function sure(question, verb) {
-  const dialog = byId("sure");
   byId("question").textContent = question;
   byId("yes").textContent = verb;
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
-  });
+  byId("sure").showModal();
+  return new Promise((resolve) => (decide = resolve));
 }
+
+byId("yes").addEventListener("click", () => decide(true));
+byId("no").addEventListener("click", () => decide(false));
+byId("sure").addEventListener("cancel", () => decide(false));
 
 // -- showing
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import aiohttp
 
+PATIENCE = 20.0  # seconds until a page or the browser is given up, while there is still time to say why
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
@@ -45,9 +46,11 @@ def start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_us
     )
     told = folder / "DevToolsActivePort"
-    while not (told.exists() and told.read_text().count("\n")):
-        if process.poll() is not None:
-            raise RuntimeError(f"{CHROMIUM} ended with {process.returncode}")
+    deadline = time.monotonic() + PATIENCE
+    while not (told.exists() and "/devtools/browser/" in told.read_text()):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise RuntimeError(f"{CHROMIUM} did not come up: exit code {process.poll()}")
         time.sleep(0.02)
     port, path = told.read_text().split("\n")[:2]
     return process, f"ws://127.0.0.1:{port}{path}"
@@ -109,8 +112,13 @@ class Page:
         return told["result"].get("value")
 
     async def until(self, condition: str, holds: Callable[[Any], bool] = bool) -> Any:
-        """Wait until the value of an expression is as wanted; returns it."""
+        """Wait until the value of an expression is as wanted; returns it. Else says what the page shows instead."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE
         while not holds(value := await self.run(condition)):
+            if loop.time() > deadline:
+                shown = await self.run("document.body.innerText")
+                raise AssertionError(f"{condition} is {value!r}; the page shows:\n{shown}\n{self.problems}")
             await asyncio.sleep(0.03)
         return value
 
@@ -137,7 +145,10 @@ class Page:
         if self._session:
             message["sessionId"] = self._session
         await self._socket.send_json(message)
-        return await self._answers[number]
+        try:
+            return await asyncio.wait_for(self._answers[number], PATIENCE)
+        except asyncio.TimeoutError:
+            raise AssertionError(f"no answer to {method} {params}") from None
 
     async def close(self) -> None:
         self._reader.cancel()
