@@ -86,7 +86,7 @@ def _cells(
     "--time-scale", type=click.FloatRange(0.1), default=1.0, show_default=True,
     help="Seconds for each of the engines', where there is not CPU enough for their pace.",
 )  # fmt: skip
-@click.option("--quick", is_flag=True, help="A minute: shows that it works, not who is better.")
+@click.option("--quick", is_flag=True, help="One short round: shows that it works, not who is better.")
 @click.option(
     "--router", metavar="PYTHON", envvar="BENCH_ROUTER", type=click.Path(exists=True, dir_okay=False),
     help="The Python whose llm-launch is measured. By default this checkout is built, as it would be installed.",
