@@ -33,17 +33,17 @@ def rows(figures: Figures) -> list[Row]:
 
 
 def mid(runs: Sequence[Figures], key: str) -> float:
-    return median(run[key] for run in runs)
+    return float(median(run[key] for run in runs))
 
 
 def ratio(runs: Sequence[Figures], others: Sequence[Figures], key: str) -> float:
     """How many times the others' figure: the median of each round's ratio, since rounds differ more than neighbours."""
-    return median(run[key] / other[key] for run, other in zip(runs, others, strict=False))
+    return float(median(run[key] / other[key] for run, other in zip(runs, others, strict=False)))
 
 
 def added(figures: Figures, name: str, key: str) -> float:
     """How much more than the direct run of the same round: the median."""
-    return median(run[key] - direct[key] for run, direct in zip(figures[name], figures[DIRECT], strict=False))
+    return float(median(run[key] - direct[key] for run, direct in zip(figures[name], figures[DIRECT], strict=False)))
 
 
 def _others(figures: Figures) -> list[str]:
