@@ -19,11 +19,12 @@ from time import perf_counter, thread_time
 from typing import Any
 
 import router.cli  # noqa: F401  # the whole command: what it imports is what the collector walks
-from router import loop, metrics, policies
+from router import exposition, loop, policies
 from router.config import RouterConfig
 from router.exchange import Plane
 from router.fleet import Fleet, State, Worker
 from router.front import Gate
+from router.metrics import Metrics
 from router.parts import Parts
 
 WORKERS = 4
@@ -136,7 +137,7 @@ class World:
         self.watch = watch
         self.fleet = Fleet(config.max_worker_retries)
         self.policy = policies.make(config)
-        self.metrics = metrics.Metrics()
+        self.metrics = Metrics()
         self._asked: set[asyncio.Protocol] = set()
         nowhere: Any = Loop(self._asked)
         self.plane = Plane(config, self.fleet, self.policy, self.metrics, nowhere, random.Random(1))
@@ -221,7 +222,7 @@ async def full_of_short_prompts(world: World, prompts: Prompts, share: float) ->
         await world.ask("1 MB prompt, index full of short ones", prompts.fresh(MIB))
     for _ in range(20_000):
         await world.ask("80 B prompt", prompts.fresh(80))
-    world.watch("scrape of the metrics", metrics.exposition, world.parts)
+    scrape(world)
     worker = next(iter(world.fleet.workers.values()))
     world.watch("a worker that restarts", world.fleet.forget, worker)
     for _ in range(round(20_000 * share)):
@@ -229,6 +230,10 @@ async def full_of_short_prompts(world: World, prompts: Prompts, share: float) ->
     world.watch("a worker that leaves", world.fleet.remove, worker)
     for _ in range(100):
         world.tick()
+
+
+def scrape(world: World) -> None:
+    world.watch("scrape of the metrics", exposition.scrape, world.parts)
 
 
 async def main(share: float) -> dict[str, Any]:
