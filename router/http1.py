@@ -34,6 +34,7 @@ REMEMBERED_AT_MOST = 2048  # bytes
 
 REQUEST_LINE = re.compile(rb"POST ([!-~]+) HTTP/1\.([01])\r\n")
 STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?\r\n")
+NAME_OF_REQUEST = re.compile(rb"[!-~]{1,128}")  # what is logged in several lines may be no longer, nor look like one
 BLANK = b"\r\n\r\n"  # what ends a head, and chunks
 LENGTH_DIGITS = 20  # at most; 2^64 has as many
 
@@ -56,7 +57,7 @@ class RequestHead:
     close: bool  # the client's connection ends with this request
     keys: tuple[bytes, ...]  # API keys: Authorization: Bearer, and x-api-key as Anthropic's clients send it
     session: str | None  # x-session-id
-    id: bytes  # of the request, as the client named it; b"" if it did not
+    id: bytes  # of the request, as the client named it; b"" if it did not, or not by one word
     origin: bytes  # of the web page that asks
 
 
@@ -159,9 +160,14 @@ def _parse_request(head: bytes, id_headers: frozenset[bytes]) -> RequestHead:
         close=http10 or b"close" in seen.connection,
         keys=(*bearers, *seen.values(b"x-api-key")),
         session=_first(seen.values(b"x-session-id")).decode("latin-1") or None,
-        id=next((value for lower, _, value in seen.headers if lower in id_headers), b""),
+        id=_name_of_request(seen, id_headers),
         origin=_first(seen.values(b"origin")),
     )
+
+
+def _name_of_request(seen: _Seen, id_headers: frozenset[bytes]) -> bytes:
+    given = next((value for lower, _, value in seen.headers if lower in id_headers), b"")
+    return given if NAME_OF_REQUEST.fullmatch(given) else b""
 
 
 def parse_response(head: bytes) -> ResponseHead:

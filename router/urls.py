@@ -36,6 +36,20 @@ def normalise(url: str, own: Collection[str] = ()) -> str:
     return f"{scheme}://{host}" if port in (None, _DEFAULT_PORT[scheme]) else f"{scheme}://{host}:{port}"
 
 
+def registered(url: str, peer: str | None) -> str:
+    """Where a server is that registers itself: one that names the wildcard address is taken as the peer's.
+
+    `lmdeploy serve api_server --proxy-url` sends the address that it listens on, by default 0.0.0.0. Raises BadRequest.
+    """
+    parts = _PARTS.fullmatch(normalise(url))
+    assert parts is not None
+    host, at = address(parts["host"]), address(peer or "")
+    if host is None or at is None or not host.is_unspecified:
+        return url
+    found = f"[{at}]" if at.version == 6 else str(at)
+    return f"{parts['scheme']}://{found}" + (f":{parts['port']}" if parts["port"] else "")
+
+
 def address(host: str) -> Address | None:
     """The IP address that `host` spells, with or without brackets; None for a name. IPv4-mapped IPv6 becomes IPv4."""
     try:

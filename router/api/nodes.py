@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 from aiohttp import web
 
+from router import urls
 from router.api.replies import json_reply, parts_of, read_json
 from router.errors import BadRequest, RouterError, WorkersFailed, WorkerTimeout
 from router.fleet import Worker
@@ -43,7 +44,7 @@ def describe(worker: Worker) -> dict[str, object]:
 
 async def add(request: web.Request) -> web.Response:
     node = await read_json(request, Node)
-    await _add(request, node.url, node.status or NodeStatus())
+    await _add(request, urls.registered(node.url, request.remote), node.status or NodeStatus())
     return json_reply("Added successfully")
 
 
@@ -95,7 +96,7 @@ async def _named(request: web.Request) -> Worker:
         raise BadRequest('Worker URL required. Send {"url": ...} or the query parameter node_url', param="url")
     if url is None:
         url = (await read_json(request, Node)).url
-    return parts_of(request).members.find(url)
+    return parts_of(request).members.find(urls.registered(url, request.remote))
 
 
 ROUTES = [

@@ -6,6 +6,7 @@ that is not in the table is the administrator's.
 
 from __future__ import annotations
 
+import base64
 import enum
 import hmac
 from dataclasses import dataclass
@@ -94,11 +95,24 @@ def _caller(request: web.Request) -> Caller:
 
 
 def _check_key(caller: Caller, key: str, option: str) -> None:
-    scheme, _, token = (caller.authorization or "").partition(" ")
-    given = [token.strip() if scheme.lower() == "bearer" else "", caller.x_api_key or ""]
+    given = (_token(caller.authorization or ""), caller.x_api_key or "")
     # As bytes, because compare_digest refuses text beyond ASCII.
     if not any(hmac.compare_digest(_bytes(text), _bytes(key)) for text in given):
         raise Unauthorized(f"a valid key is needed: send the router's {option} as 'Authorization: Bearer KEY'")
+
+
+def _token(authorization: str) -> str:
+    """The key in an Authorization header; "" if there is none.
+
+    As the password of Basic, too: `--proxy-url http://node:KEY@router` is the one way that lmdeploy can send a key.
+    """
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(token.strip(), validate=True).decode().partition(":")[2]
+        except ValueError:
+            return ""
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _bytes(text: str) -> bytes:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 from tests.chaos.load import spread
 from tests.chaos.world import MARKER, World, case, kill, marked, within
+from tests.gpu.driver import StandIn
 
 REQUEST = {"wait": 0.05}
-NVML = Path(__file__).parent / "nvml"  # a stand-in for the driver, first on the path
 
 
 @case()
@@ -154,35 +152,26 @@ class Stranger:
 @case()
 async def gpu_memory(world: World) -> None:
     """GPU memory that the dead process still holds is waited for, and when it is never given back, that is said"""
-    driver = world.folder / "driver.json"
-    hold(driver, {})
-    environ = {"PYTHONPATH": f"{NVML}:{world.environ().get('PYTHONPATH', '.')}", "CHAOS_DRIVER": str(driver)}
-    server = await world.launch(2, **environ)
+    driver = StandIn(world.folder / "driver", ["GPU-0", "GPU-1"])
+    server = await world.launch(2, **driver.environ)
     await world.warm(server)
     load = world.load(server).clients(8, REQUEST)
     worker = await server.worker()
-    hold(driver, {"GPU-0": [worker["pid"]]})
+    driver.hold("GPU-0", worker["pid"])
     kill(worker["pid"])
     await asyncio.sleep(world.size(2.0, 4.0))
     early = (await server.worker())["pid"]
-    hold(driver, {})
+    driver.give_back()
     await server.until(lambda workers: workers[0]["state"] == "ready")
     world.at_most("started while the memory was held", early not in (None, worker["pid"]), 0)
     worker = await server.worker()
-    hold(driver, {"GPU-0": [worker["pid"]]})
+    driver.hold("GPU-0", worker["pid"])
     killed = kill(worker["pid"])
     back = await server.until(lambda workers: workers[0]["state"] == "ready" and workers[0]["restarts"] == 2)
     await load.stop()
     world.at_least("memory never given back: started after", back - killed, 30.0, "s")
     world.at_least("warnings that say so", len(world.said(server, r"GPU memory of \{\d+\} is still held")), 1)
     world.at_most("requests that failed", len(load.unserved()) + len(load.bad()), 0)
-
-
-def hold(driver: Path, processes: dict[str, list[int]]) -> None:
-    """Have the stand-in driver say which processes hold memory of which GPU."""
-    new = driver.with_suffix(".new")
-    new.write_text(json.dumps(processes))
-    new.replace(driver)
 
 
 @case()

@@ -294,6 +294,14 @@ async def test_a_request_id_is_taken_over_sent_on_and_returned(world):
     assert answer.headers["x-request-id"] == w.workers[0].requests[0].headers["x-request-id"] == "abc"
 
 
+@pytest.mark.parametrize("name", ["", "two words", "a\tb", "\xe9", "x" * 129])
+async def test_a_request_id_that_is_not_one_short_word_is_not_taken_over(world, name):
+    w = await world(1)
+    made = (await w.post(**{"x-request-id": name})).headers["x-request-id"]
+    assert made not in ("", name)
+    assert w.workers[0].requests[0].headers["x-request-id"] == made
+
+
 async def test_a_request_id_is_made_where_there_is_none(world):
     w = await world(1)
     ids = {(await w.post()).headers["x-request-id"] for _ in range(2)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.errors import BadRequest
-from router.urls import address, host_of, normalise
+from router.urls import address, host_of, normalise, registered
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,20 @@ def test_an_ipv4_peer_on_an_ipv6_socket_is_an_ipv4_address():
     assert found is not None
     assert found.is_loopback
     assert address("worker1") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "peer", "taken"),
+    [
+        ("http://0.0.0.0:23333", "10.0.0.7", "http://10.0.0.7:23333"),
+        ("https://0.0.0.0/", "10.0.0.7", "https://10.0.0.7"),
+        ("http://0.0.0.0:23333", "127.0.0.1", "http://127.0.0.1:23333"),
+        ("http://[::]:23333", "fd00::7", "http://[fd00::7]:23333"),
+        ("http://0.0.0.0:23333", "::ffff:10.0.0.7", "http://10.0.0.7:23333"),
+        ("http://worker1:23333", "10.0.0.7", "http://worker1:23333"),
+        ("http://10.0.0.9:23333", "10.0.0.7", "http://10.0.0.9:23333"),
+        ("http://0.0.0.0:23333", None, "http://0.0.0.0:23333"),
+    ],
+)
+def test_a_server_that_registers_the_wildcard_address_is_where_its_request_came_from(url, peer, taken):
+    assert registered(url, peer) == taken

@@ -35,6 +35,15 @@ async def test_a_node_that_names_its_models_is_taken_at_its_word(control):
     assert await plane.get("/nodes/status") == (200, {U: node})
 
 
+async def test_a_node_that_registers_the_wildcard_address_is_the_peer_and_goes_by_it_too(control):
+    plane = await control()
+    wildcard = {"url": "http://0.0.0.0:23333", "status": {"models": ["m"]}}
+    assert await plane.post("/nodes/add", json=wildcard) == (200, "Added successfully")
+    assert [worker.url for worker in plane.fleet.workers.values()] == ["http://127.0.0.1:23333"]
+    assert await plane.post("/nodes/remove", json=wildcard) == (200, "Deleted successfully")
+    assert plane.fleet.workers == {}
+
+
 async def test_a_node_that_names_no_model_is_asked(control):
     plane = await control()
     async with Engine() as engine:

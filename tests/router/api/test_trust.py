@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Any
 
@@ -58,6 +59,10 @@ def verdict(level: Level = Level.ADMIN, *, config: dict[str, Any] | None = None,
     return 200
 
 
+def basic(credentials: str) -> str:
+    return f"Basic {base64.b64encode(credentials.encode('utf-8', 'surrogateescape')).decode()}"
+
+
 # -- without an admin key: this machine only
 
 
@@ -101,6 +106,12 @@ def test_a_name_that_was_made_to_point_here_is_refused(host, status):
         ({"authorization": "Bearer sesame"}, 200),
         ({"authorization": "bearer  sesame"}, 200),
         ({"x_api_key": "sesame"}, 200),
+        ({"authorization": basic("node:sesame")}, 200),
+        ({"authorization": basic(":sesame")}, 200),
+        ({"authorization": basic("sesame:")}, 401),
+        ({"authorization": basic("sesame")}, 401),
+        ({"authorization": basic("node:sesame") + "?"}, 401),
+        ({"authorization": basic("node:sesam\udce9")}, 401),
         ({"authorization": "Bearer other", "x_api_key": "sesame"}, 200),
         ({}, 401),
         ({"authorization": "sesame"}, 401),
