@@ -30,11 +30,11 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from router.fleet import State
+from router.fleet import Cause, State
 
 FIRST_DELAY = 0.5  # seconds
 MAX_DELAY = 60.0  # seconds
@@ -47,6 +47,7 @@ MAX_MOVES = 10  # ports tried in a row before "address in use" counts as a failu
 # Exits that no restart cures, while the worker was never ready: a wrong option (the convention of argparse and click),
 # a file that cannot be executed, a file that is not there (both the shell's convention).
 INCURABLE = frozenset({2, 126, 127})
+BY_SIGKILL = 137  # exit code: a shell's word for it
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ class Life:
     ever_ready: bool = False
     ends: tuple[float, ...] = ()  # unexpected ends within the restart window
     streak: int = 0  # unexpected ends since it was last ready for long
-    restarts: int = 0
+    cause: Cause = Cause.EXITED  # of the last unexpected end
+    restarted: Mapping[Cause, int] = field(default_factory=dict)  # how often, and why
     moves: int = 0  # ports left in a row
     failed_probes: int = 0  # in a row
     failing_since: float = 0.0
@@ -192,9 +194,9 @@ def step(life: Life, event: Event, now: float, rng: random.Random, rules: Rules)
 
 def describe(code: int) -> str:
     """What an exit code says, for people."""
-    if code >= 0 and code != 137:
+    if code >= 0 and code != BY_SIGKILL:
         return f"exited with code {code}"
-    number = signal.SIGKILL if code == 137 else -code  # 137: a shell's word for SIGKILL
+    number = signal.SIGKILL if code == BY_SIGKILL else -code
     name = _SIGNALS.get(number, f"signal {number}")
     return f"killed by {name}" + (" (by hand, or out of memory)" if number == signal.SIGKILL else "")
 
@@ -210,7 +212,7 @@ def _probed_while_starting(life: Life, event: Probed, now: float, rng: random.Ra
         return _ready(life, now, rules), ()
     if now - life.since < rules.startup_timeout:
         return life, ()
-    return _ended(life, f"not ready after {rules.startup_timeout:g} s: {event.reason}", now, rng, rules)
+    return _ended(life, Cause.TOO_SLOW, f"not ready after {rules.startup_timeout:g} s: {event.reason}", now, rng, rules)
 
 
 def _probed_while_up(life: Life, event: Probed, now: float, rng: random.Random, rules: Rules) -> Step:
@@ -227,7 +229,7 @@ def _probed_while_up(life: Life, event: Probed, now: float, rng: random.Random, 
     quiet = now - max(failing_since, event.heard)
     if _hung(life, event, quiet, now, rules):
         reason = f"hung: no byte and no answer to probes for {quiet:.0f} s ({event.reason})"
-        return _ended(life, reason, now, rng, rules)
+        return _ended(life, Cause.HUNG, reason, now, rng, rules)
     if life.state is State.READY:
         life = replace(life, state=State.UNHEALTHY, since=now, reason=event.reason)
     return life, ()
@@ -256,7 +258,7 @@ def _still(life: Life, event: Probed, now: float, rules: Rules) -> bool:
 def _tried(life: Life, event: Tried, now: float, rng: random.Random, rules: Rules) -> Step:
     if event.reason is None:
         return replace(life, moved=now, trying=False), ()
-    return _ended(life, f"stuck: requests get no byte, and {event.reason}", now, rng, rules)
+    return _ended(life, Cause.STUCK, f"stuck: requests get no byte, and {event.reason}", now, rng, rules)
 
 
 def _answered(life: Life, now: float, rules: Rules) -> Life:
@@ -286,23 +288,30 @@ def _exited_while_starting(life: Life, event: Exited, now: float, rng: random.Ra
         life = replace(life, since=now, moves=life.moves + 1, reason="its port was taken")
         return life, (Kill(), Move(), Spawn())
     incurable = event.code in INCURABLE and not life.ever_ready
-    return _ended(life, f"{describe(event.code)} while starting", now, rng, rules, incurable)
+    return _ended(life, _cause(event), f"{describe(event.code)} while starting", now, rng, rules, incurable)
 
 
 def _not_started(life: Life, event: NotStarted, now: float, rng: random.Random, rules: Rules) -> Step:
-    return _ended(life, f"could not be started: {event.reason}", now, rng, rules)
+    return _ended(life, Cause.NO_PROCESS, f"could not be started: {event.reason}", now, rng, rules)
 
 
 def _exited_while_up(life: Life, event: Exited, now: float, rng: random.Random, rules: Rules) -> Step:
-    return _ended(life, describe(event.code), now, rng, rules)
+    return _ended(life, _cause(event), describe(event.code), now, rng, rules)
 
 
-def _ended(life: Life, reason: str, now: float, rng: random.Random, rules: Rules, incurable: bool = False) -> Step:
+def _cause(event: Exited) -> Cause:
+    return Cause.KILLED if event.code < 0 or event.code == BY_SIGKILL else Cause.EXITED
+
+
+def _ended(
+    life: Life, cause: Cause, reason: str, now: float, rng: random.Random, rules: Rules, incurable: bool = False
+) -> Step:
     """An unexpected end: start again after a while, unless it ended too often of late."""
     if life.ready_since is not None and now - life.ready_since >= FORGIVEN_AFTER:
         life = replace(life, streak=0, ends=())
     ends = (*(t for t in life.ends if now - t < rules.restart_window), now)
-    life = replace(life, since=now, reason=reason, ends=ends, ready_since=None, failed_probes=0, trying=False)
+    life = replace(life, since=now, cause=cause, reason=reason, ends=ends, ready_since=None)
+    life = replace(life, failed_probes=0, trying=False)
     if incurable or len(ends) > rules.max_restarts:
         return replace(life, state=State.FAILED), (Kill(),)
     delay = backoff(life.streak) * rng.uniform(1 - JITTER, 1 + JITTER)
@@ -315,13 +324,18 @@ def backoff(streak: int) -> float:
 
 
 def _start_again(life: Life, event: BackoffOver, now: float, rng: random.Random, rules: Rules) -> Step:
-    return replace(life, state=State.STARTING, since=now, restarts=life.restarts + 1), (Spawn(),)
+    return replace(life, state=State.STARTING, since=now, restarted=_once_more(life, life.cause)), (Spawn(),)
 
 
 def _restart(life: Life, event: RestartAsked, now: float, rng: random.Random, rules: Rules) -> Step:
     """A person's restart: what went wrong before is forgiven."""
-    fresh = Life(State.STARTING, now, "restart asked for", ever_ready=life.ever_ready, restarts=life.restarts + 1)
+    restarted = _once_more(life, Cause.ASKED)
+    fresh = Life(State.STARTING, now, "restart asked for", ever_ready=life.ever_ready, restarted=restarted)
     return fresh, (Kill(), Spawn())
+
+
+def _once_more(life: Life, cause: Cause) -> Mapping[Cause, int]:
+    return {**life.restarted, cause: life.restarted.get(cause, 0) + 1}
 
 
 def _stop(life: Life, event: StopAsked, now: float, rng: random.Random, rules: Rules) -> Step:

@@ -1,7 +1,7 @@
 """Keeps every worker running within its limits and tells the fleet how each is: one task per worker.
 
 What to do is decided in launcher/lifecycle.py; here it is done. Everything that happens to a worker, an exit, a probe,
-a person's wish, is put into its mailbox, and only its own task reads that: lifecycle, pid, restarts, last_error and,
+a person's wish, is put into its mailbox, and only its own task reads that: lifecycle, pid, restarted, last_error and,
 while it is not ready, the url of a worker are written there and nowhere else.
 """
 
@@ -254,7 +254,7 @@ class Slot:
     def _announce(self, before: Life, actions: Sequence[lifecycle.Action]) -> None:
         """Tell the fleet, the log and whoever waits for a restart."""
         life, worker = self.life, self.worker
-        worker.restarts = life.restarts
+        worker.restarted = dict(life.restarted)
         if life.state in _TROUBLE:
             worker.last_error = life.reason
         if life is not before:

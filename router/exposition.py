@@ -21,7 +21,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from router.fleet import State, Worker
+from router.fleet import Cause, State, Worker
 from router.metrics import Histogram, Metrics
 
 if TYPE_CHECKING:
@@ -80,7 +80,6 @@ _GAUGES = (
 _COUNTERS = (
     ("worker_requests", "Attempts sent to the worker", lambda worker: worker.requests_total),
     ("worker_failures", "Attempts that failed there", lambda worker: worker.failures_total),
-    ("worker_restarts", "Times the worker was started again", lambda worker: worker.restarts),
     ("worker_prompt_tokens", "Estimated tokens of the prompts sent to it", lambda worker: worker.prompt_tokens),
     ("worker_uncached_tokens", "Of those, not predicted to be cached there", lambda worker: worker.uncached_tokens),
     (
@@ -112,6 +111,13 @@ def _of_workers(workers: list[Worker]) -> Iterator[Metric]:
         for worker in workers:
             counter.add_metric((worker.url,), read(worker))
         yield counter
+    restarts = CounterMetricFamily(
+        _PREFIX + "worker_restarts", "Times the worker was started again, by cause", labels=("worker", "cause")
+    )
+    for worker in workers:
+        for cause in Cause:
+            restarts.add_metric((worker.url, cause.value), worker.restarted.get(cause, 0))
+    yield restarts
     states = GaugeMetricFamily(_PREFIX + "worker_state", "1 for the worker's state, else 0", labels=("worker", "state"))
     for worker in workers:
         for state in State:

@@ -1,7 +1,7 @@
 """The workers and what is known of each: membership, state, load, recent failures. Pure: `now` is an argument.
 
 One writer for each piece of state:
-  lifecycle, pid, restarts   the supervisor (workers launched here) or the health watcher (all others)
+  lifecycle, pid, restarted  the supervisor (workers launched here) or the health watcher (all others)
   last_error                 the same; while the worker is ready, Fleet.failed
   draining                               the members service (router/members.py)
   inflight, prefills, prefill_outstanding, context, latencies, *_tokens   Lease
@@ -37,6 +37,18 @@ class Breaker(enum.Enum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+
+
+class Cause(enum.Enum):
+    """Why a worker was started again."""
+
+    EXITED = "exited"  # by itself
+    KILLED = "killed"  # by a signal
+    HUNG = "hung"  # no byte and no answer to probes
+    STUCK = "stuck"  # answers probes, and nothing else
+    TOO_SLOW = "too_slow"  # not ready in time
+    NO_PROCESS = "no_process"  # none could be made
+    ASKED = "asked"  # by a person, or a rolling restart
 
 
 class Handle(Protocol):
@@ -86,7 +98,7 @@ class Worker:
         "reported_cached_tokens",
         "reported_prompt_tokens",
         "requests_total",
-        "restarts",
+        "restarted",
         "role",
         "speed",
         "trial",
@@ -121,7 +133,7 @@ class Worker:
         self.lifecycle = lifecycle
         self.draining = False
         self.pid: int | None = None
-        self.restarts = 0
+        self.restarted: dict[Cause, int] = {}  # how often, and why
         self.last_error: str | None = None
         self.inflight = 0
         self.prefills = 0  # of those in flight, the ones that have no byte of answer yet

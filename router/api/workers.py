@@ -32,7 +32,7 @@ def describe(worker: Worker) -> dict[str, object]:
         "prefill_outstanding": worker.prefill_outstanding,
         "devices": worker.devices,
         "pid": worker.pid,
-        "restarts": worker.restarts,
+        "restarts": sum(worker.restarted.values()),
         "models": worker.models,
         "speed": worker.speed,
         "kv_tokens": worker.kv_tokens,

@@ -21,6 +21,7 @@ from launcher.lifecycle import (
     Kill,
     Life,
     Move,
+    NotStarted,
     Probed,
     RestartAsked,
     Rules,
@@ -34,7 +35,7 @@ from launcher.lifecycle import (
     describe,
     step,
 )
-from router.fleet import State
+from router.fleet import Cause, State
 
 NOW = 1000.0
 FAILED = Probed("HTTP 503")
@@ -89,6 +90,7 @@ def test_a_worker_that_loads_may_fail_its_probes_until_the_startup_timeout():
     assert worker.state is State.BACKOFF
     assert actions[0] == Kill()
     assert "not ready after 60 s: HTTP 503" in worker.life.reason
+    assert worker.life.cause is Cause.TOO_SLOW
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.READY, State.UNHEALTHY])
@@ -101,7 +103,26 @@ def test_a_worker_that_exits_is_cleaned_up_and_started_again_after_a_delay(state
     assert "SIGKILL" in worker.life.reason
     assert worker.meets(BackoffOver()) == (Spawn(),)
     assert worker.state is State.STARTING
-    assert worker.life.restarts == 1
+    assert worker.life.restarted == {Cause.KILLED: 1}
+
+
+@pytest.mark.parametrize(
+    ("event", "cause"),
+    [
+        (Exited(0), Cause.EXITED),
+        (Exited(1), Cause.EXITED),
+        (Exited(-6), Cause.KILLED),
+        (Exited(137), Cause.KILLED),
+        (NotStarted("no memory"), Cause.NO_PROCESS),
+    ],
+)
+def test_restarts_are_counted_by_cause(event: Event, cause: Cause):
+    worker = Worker(max_restarts=9)
+    for _ in range(2):
+        worker.meets(event)
+        worker.meets(BackoffOver())
+    worker.meets(RestartAsked())
+    assert worker.life.restarted == {cause: 2, Cause.ASKED: 1}
 
 
 def test_delays_double_from_half_a_second_to_a_minute():
@@ -194,7 +215,7 @@ def test_a_taken_port_is_answered_by_another_port_at_once_and_costs_no_restart()
     worker = Worker(max_restarts=0)
     assert worker.meets(Exited(1, port_taken=True)) == (Kill(), Move(), Spawn())
     assert worker.state is State.STARTING
-    assert worker.life.restarts == 0
+    assert worker.life.restarted == {}
     assert worker.life.ends == ()
 
 
@@ -261,6 +282,7 @@ def test_an_idle_worker_that_fails_its_probes_for_the_whole_window_is_hung():
     assert worker.state is State.BACKOFF
     assert actions[0] == Kill()
     assert "hung" in worker.life.reason
+    assert worker.life.cause is Cause.HUNG
 
 
 def test_a_probe_is_not_believed_while_bytes_arrive():
@@ -337,6 +359,7 @@ def test_a_worker_that_makes_no_token_is_stuck():
     assert worker.state is State.BACKOFF
     assert actions[0] == Kill()
     assert "stuck" in worker.life.reason
+    assert worker.life.cause is Cause.STUCK
     assert not worker.life.trying
 
 
@@ -372,7 +395,7 @@ def test_a_person_can_restart_a_worker_in_any_state_but_stopped(state: State):
     worker = Worker(state)
     assert worker.meets(RestartAsked()) == (Kill(), Spawn())
     assert worker.state is State.STARTING
-    assert worker.life.restarts == 1
+    assert worker.life.restarted == {Cause.ASKED: 1}
 
 
 def test_a_restart_asked_for_forgives_what_went_before():

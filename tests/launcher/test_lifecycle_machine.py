@@ -162,7 +162,7 @@ class Lives(RuleBasedStateMachine):
         assert life.since <= self.now
         assert (life.ready_since is not None) is (life.state in (State.READY, State.UNHEALTHY))
         assert life.ever_ready or life.state not in (State.READY, State.UNHEALTHY)
-        assert life.restarts == self.spawns - 1 - self.moves
+        assert sum(life.restarted.values()) == self.spawns - 1 - self.moves
         assert list(life.ends) == sorted(life.ends)
         assert life.streak == 0 or life.ready_since is None or life.ready_since - life.since < FORGIVEN_AFTER
 

@@ -19,7 +19,7 @@ from launcher.lifecycle import Event, Exited, Probed
 from launcher.plan import WorkerSpec
 from launcher.supervisor import Supervisor, Tools
 from router.config import RouterConfig
-from router.fleet import Fleet, State, Worker
+from router.fleet import Cause, Fleet, State, Worker
 
 
 class Clock:
@@ -260,7 +260,7 @@ async def test_a_worker_that_dies_is_out_at_once_and_back_after_the_delay(world:
     assert it.spawned[0].stops != []
     await it.clock.advance(0.7)
     assert worker.state is State.READY
-    assert worker.restarts == 1
+    assert worker.restarted == {Cause.KILLED: 1}
     assert worker.pid == it.spawned[1].pid
 
 
@@ -372,7 +372,7 @@ async def test_a_crash_loop_ends_in_failed_while_the_others_serve(world: Make):
         next(p for p in reversed(it.spawned) if p.spec.replica == 0).dies()
         await it.clock.advance(30)
     assert it.states() == [State.FAILED, State.READY]
-    assert it.worker(0).restarts == 3
+    assert it.worker(0).restarted == {Cause.EXITED: 3}
     await it.clock.advance(10_000)
     assert sum(p.spec.replica == 0 for p in it.spawned) == 4
 
@@ -534,7 +534,7 @@ async def test_one_that_answers_on_the_port_of_a_worker_that_still_loads_is_not_
     w.held = None
     await w.clock.advance(1)
     assert w.states() == [State.READY]
-    assert (w.worker().url, w.worker().restarts) == ("http://127.0.0.1:31001", 0)
+    assert (w.worker().url, w.worker().restarted) == ("http://127.0.0.1:31001", {})
 
 
 async def test_a_worker_whose_bytes_arrive_stays_ready_whatever_its_probes_say(world: Make):
@@ -571,7 +571,7 @@ async def test_a_restart_returns_once_the_new_process_is_ready(world: Make):
     await it.clock.advance(0.2)
     await restart
     assert it.states() == [State.READY]
-    assert it.worker().restarts == 1
+    assert it.worker().restarted == {Cause.ASKED: 1}
 
 
 async def test_a_restart_that_fails_says_so_to_whoever_asked(world: Make):

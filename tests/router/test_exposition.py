@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.exposition import scrape
-from router.fleet import Fleet, State, Worker
+from router.fleet import Cause, Fleet, State, Worker
 from router.metrics import Metrics
 from router.usage import Usage
 
@@ -154,10 +154,16 @@ def test_a_worker_is_shown_as_the_fleet_has_it():
     given = parts(None, worker)
     given.fleet.lease(worker, 70, 0.0)
     given.fleet.failed(worker, "reset")
-    worker.restarts = 4
     found = samples(given)
-    names = ("up", "inflight", "prefill_outstanding", "requests_total", "failures_total", "restarts_total")
-    assert [found[f"worker_{name}"][(W,)] for name in names] == [1, 1, 70, 1, 1, 4]
+    names = ("up", "inflight", "prefill_outstanding", "requests_total", "failures_total")
+    assert [found[f"worker_{name}"][(W,)] for name in names] == [1, 1, 70, 1, 1]
+
+
+def test_restarts_are_counted_by_cause():
+    worker = Worker("w0", W)
+    worker.restarted = {Cause.HUNG: 2}
+    told = samples(parts(None, worker))["worker_restarts_total"]
+    assert told == {(cause.value, W): 2 if cause is Cause.HUNG else 0 for cause in Cause}
 
 
 def test_a_workers_tokens_are_summed_up():

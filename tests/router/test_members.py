@@ -338,7 +338,7 @@ async def test_a_rolling_restart_has_all_but_one_worker_serving(make):
         worker.handle._note = lambda call: serving.append(len(members._fleet.candidates(None)))
     assert await members.restart_all() == workers
     assert serving == [2, 2, 2]
-    assert elsewhere.restarts == 0
+    assert elsewhere.restarted == {}
     assert not any(worker.draining for worker in workers)
 
 

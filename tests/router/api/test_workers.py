@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aiohttp.test_utils import unused_port
 
-from router.fleet import State
+from router.fleet import Cause, State
 from tests.router.api.conftest import message
 from tests.router.engines import Engine, Handle, until
 
@@ -100,7 +100,8 @@ async def test_remove_worker_does_not_know_strangers(control):
 async def test_workers_are_shown_with_all_that_is_known(control):
     plane = await control()
     worker = plane.lay(U, devices=("0", "1"), models=("m",), speed=1.5)
-    worker.pid, worker.restarts, worker.last_error = 4711, 2, "HTTP 500"
+    worker.pid, worker.last_error = 4711, "HTTP 500"
+    worker.restarted = {Cause.KILLED: 1, Cause.ASKED: 1}
     plane.fleet.set_cache(worker, 4096)
     plane.fleet.lease(worker, 512, 0.0)
     shown = {
