@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 
@@ -19,6 +20,7 @@ def main() -> int:
     unknown = [name for name in options.cases if name not in CASES]
     if unknown:
         parser.error(f"{unknown[0]} is not a case: choose from {', '.join(CASES)}")
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup, it would be in all that is started here, too
     print(f"{'':52}{'measured':>12}{'goal':>14}")
     failed = [name for name in options.cases or CASES if not _one(name, not options.short)]
     print(f"\n{'failed: ' + ', '.join(failed) if failed else 'all passed'}")
