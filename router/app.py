@@ -9,6 +9,7 @@ import logging
 import random
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
@@ -24,6 +25,9 @@ from router.loop import sweep
 from router.members import Members
 from router.metrics import Metrics
 from router.parts import Parts
+
+if TYPE_CHECKING:
+    from router.otel import Exporter
 
 BACKLOG = 4096  # connections that the kernel may hold for us; it takes the smaller of this and net.core.somaxconn
 # While draining, new requests are still taken for this long: load balancers need a moment to see the 503 of /readiness.
@@ -53,7 +57,9 @@ class Router:
         """
         loop = self._loop = asyncio.get_running_loop()
         limit = sockets.raise_limit()
+        self._traces = _traces(self.config)
         self.plane = Plane(self.config, self.fleet, self.policy, self.metrics, loop, random.Random())
+        self.plane.trace = self._traces
         self._gate = Gate(self.plane)
         self._gate.most = sockets.most_clients(limit)
         await self._listen()
@@ -131,6 +137,19 @@ class Router:
         self.plane.pool.close()
         await self._runner.cleanup()
         await self._session.close()
+        if self._traces is not None:
+            await self._traces.close()
+
+
+def _traces(config: RouterConfig) -> Exporter | None:
+    """What takes each request's span, where there is a collector. Raises ConfigError."""
+    if config.otlp_endpoint is None:
+        return None
+    try:
+        from router.otel import Exporter
+    except ModuleNotFoundError:
+        raise ConfigError("--otlp-endpoint needs OpenTelemetry's SDK: pip install 'llm-launch[otel]'") from None
+    return Exporter(config.otlp_endpoint)
 
 
 def _log() -> logging.Logger:

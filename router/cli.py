@@ -64,6 +64,7 @@ HELP: dict[str, tuple[str, str | None]] = {
     "cors_allowed_origins": ("Origins of web pages that may call the API, one or more.", "ORIGIN ..."),
     "max_payload_size": ("Largest request body.", "BYTES"),
     "request_id_headers": ("Headers that may carry a request's id, one or more.", "HEADER ..."),
+    "otlp_endpoint": ("OpenTelemetry collector that gets a span of each request, by OTLP over HTTP.", "URL"),
     "log_level": ("How much is logged.", None),
     "log_format": ("How it is logged: lines for people, or an object per line for programs.", None),
 }

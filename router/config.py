@@ -47,6 +47,7 @@ class RouterConfig:
     cors_allowed_origins: tuple[str, ...] = ()
     max_payload_size: int = 512 * MIB
     request_id_headers: tuple[str, ...] = ("x-request-id",)
+    otlp_endpoint: str | None = None  # of an OpenTelemetry collector
     log_level: str = "info"
     log_format: str = "text"
 
@@ -64,6 +65,11 @@ class RouterConfig:
         for name in self.request_id_headers:
             if not _TOKEN.fullmatch(name):
                 raise ConfigError(f"--request-id-headers has {name}: a header's name is letters, digits and dashes")
+        endpoint = self.otlp_endpoint  # not quoted: a key may be in it
+        if endpoint is not None and not _COLLECTOR.fullmatch(endpoint):
+            raise ConfigError(
+                "--otlp-endpoint is no URL of a collector: give http://host:4318, keys by OTEL_EXPORTER_OTLP_HEADERS"
+            )
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             raise ConfigError("--ssl-certfile and --ssl-keyfile belong together: give both, or neither")
 
@@ -73,6 +79,7 @@ def _flag(name: str) -> str:
 
 
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
+_COLLECTOR = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _DAY = 86_400.0
 _RANGES: tuple[tuple[str, float, float], ...] = (

@@ -14,12 +14,13 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
 import msgspec
 
-from router import sockets
+from router import sockets, trace
 from router.admission import Admission
 from router.config import RouterConfig
 from router.errors import ModelNotFound, NoWorker, QueueFull, QueueTimeout, RouterError, WorkersFailed, WorkerTimeout
@@ -87,6 +88,7 @@ class Plane:
         self.suspects: Suspects[Exchange] = Suspects()
         self.retrying = 0  # budgeted retries under way
         self.refusing: str | None = None  # a reason: new requests are turned away
+        self.trace: Callable[[trace.Span], None] | None = None  # takes each request's span; None: nobody wants them
         self._next_upkeep = self.clock() + config.eviction_interval
         fleet.on_forget.append(policy.forget)
         fleet.on_remove.append(self.pool.drop)
@@ -122,7 +124,7 @@ class Exchange:
 
     __slots__ = (
         "_attempts", "_before", "_body", "_budgeted", "_client", "_committed", "_connection", "_head", "_in", "_latest",
-        "_lease", "_lines", "_open", "_plane", "_reason", "_relay", "_request", "_started", "_task", "_timer",
+        "_lease", "_lines", "_open", "_plane", "_reason", "_relay", "_request", "_span", "_started", "_task", "_timer",
         "_translation", "_ttfb", "_worker", "id", "target",
     )  # fmt: skip
 
@@ -153,6 +155,9 @@ class Exchange:
         self._attempts: Attempts | None = None
         self._budgeted = False
         self._reason = ""
+        self._span: trace.Span | None = None
+        if plane.trace is not None:
+            self._span, self._lines = trace.begin(lines, plane.rng)
 
     # -- admission
 
@@ -219,6 +224,8 @@ class Exchange:
     def _try(self, worker: Worker, fresh: bool = False) -> None:
         plane = self._plane
         self._worker = worker
+        if self._span is not None:
+            self._span.attempts += 1
         if worker.native_generate is False and self._request.path == "/generate":
             try:
                 self._translation = Translation(self._body, worker.models[0] if worker.models else None)
@@ -492,10 +499,32 @@ class Exchange:
         if log.isEnabledFor(logging.DEBUG):
             where = self._worker.id if self._worker is not None else "no worker"
             log.debug("request %s: %d, %s, %.3f s", self.id.decode("latin-1"), code, where, now - self._started)
+        if self._span is not None and plane.trace is not None:
+            self._told(self._span, code, now - self._started)
+            plane.trace(self._span)
         if self._in:
             plane.leave()
         elif plane.admission.give_up(self):
             plane.metrics.queue_depth = len(plane.admission)
+
+    def _told(self, span: trace.Span, code: int, seconds: float) -> None:
+        """Write down what became of this request."""
+        request, usage = self._request, self._request.usage
+        span.path, span.model, span.code = request.path, request.model, code
+        span.seconds, span.first_byte = seconds, self._ttfb
+        if self._worker is not None:
+            span.worker = self._worker.id
+            span.predicted = self._predicted()
+        if usage is not None:
+            span.cached = usage.cached
+
+    def _predicted(self) -> int | None:
+        """Prompt tokens that the policy took to be cached: the same share of its tokens as of its bytes."""
+        request, usage = self._request, self._request.usage
+        if self._plane.policy.index is None:
+            return None
+        tokens = usage.prompt if usage is not None else request.prompt_tokens
+        return request.matched * tokens // request.size if request.size else 0
 
 
 def error_event(path: str, reason: str) -> bytes:

@@ -77,6 +77,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "cors_allowed_origins": (),
         "max_payload_size": 512 * 1024 * 1024,
         "request_id_headers": ("x-request-id",),
+        "otlp_endpoint": None,
         "log_level": "info",
         "log_format": "text",
     }
@@ -145,3 +146,13 @@ def test_no_key_is_told_where_other_settings_are_wrong() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RouterConfig().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "url", ["", "collector:4318", "ftp://c:1", "http://", "http://me:k3y@c:4318", "http://c/x?key=k3y"]
+)
+def test_a_collector_is_named_by_a_plain_url(url: str) -> None:
+    said = refusal(otlp_endpoint=url)
+    assert said.startswith("--otlp-endpoint ")
+    assert "k3y" not in said
+    assert RouterConfig(otlp_endpoint="https://c:4318/a/path").otlp_endpoint
