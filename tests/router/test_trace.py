@@ -7,6 +7,7 @@ import random
 import pytest
 
 from router import trace
+from router.prefix import PrefixIndex
 from router.trace import SAMPLED, Span, begin, parse
 from tests.e2e.fault_worker import BreakStream, Hang, ResetBeforeHead, Status
 from tests.router.test_exchange import USAGE
@@ -138,7 +139,7 @@ async def test_what_the_engine_had_cached_is_told_beside_what_was_predicted(worl
     w, spans = await traced(world)
     w.plane.policy = Knowing()
     w.workers[0].script(Status(200, {}, USAGE))
-    await w.post({"prompt": "x" * 199, "model": "m"}, "/v1/completions")
+    await w.post({"prompt": "x" * 99, "model": "m"}, "/v1/completions")
     (span,) = spans
     assert (span.predicted, span.cached, span.model) == (25, 32, "m")
 
@@ -172,7 +173,7 @@ async def test_a_broken_stream_and_a_client_that_left_have_theirs(world):
 class Knowing:
     """A policy that takes half of every prompt for cached."""
 
-    index = object()
+    index = PrefixIndex(1000)
 
     def pick(self, request, candidates, now, rng):
         request.matched = request.size // 2
