@@ -21,6 +21,7 @@ from router.errors import RouterError
 from router.exchange import TICK, Plane
 from router.fleet import Fleet
 from router.front import Gate
+from router.kubernetes import Discovery
 from router.loop import sweep
 from router.members import Members
 from router.metrics import Metrics
@@ -48,6 +49,7 @@ class Router:
         self.metrics = Metrics()
         self.port = config.port  # the port that was bound, where 0 was asked for
         self._ticker: asyncio.TimerHandle | None = None
+        self._discovery: Discovery | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -83,7 +85,9 @@ class Router:
         self._tick(self.plane.clock())
         try:
             await members.start()
-        except RouterError:
+            if config.service_discovery:
+                self._discovery = await Discovery.start(config, members)
+        except (RouterError, ConfigError):
             await self.close()
             raise
         journal.keep(self.fleet)
@@ -132,6 +136,8 @@ class Router:
         if self._ticker is not None:
             self._ticker.cancel()
         self._server.close()
+        if self._discovery is not None:
+            await self._discovery.close()
         await self.parts.members.close()
         self._gate.close()
         self.plane.pool.close()

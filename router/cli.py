@@ -36,6 +36,10 @@ HELP: dict[str, tuple[str, str | None]] = {
     "host": ("Address to listen on. 0.0.0.0 opens the server to the network.", None),
     "port": ("Port to listen on; 0 takes any free one.", None),
     "worker_urls": ("Inference servers to route to, one or more; more can be added while it runs.", "URL ..."),
+    "service_discovery": ("Take pods of a Kubernetes cluster as workers, as they come and go.", None),
+    "selector": ("Labels of such pods, one or more.", "KEY=VALUE ..."),
+    "service_discovery_port": ("Port on which they listen.", None),
+    "service_discovery_namespace": ("Their namespace; all of them if none is given.", None),
     "policy": ("How the worker for a request is chosen.", None),
     "cache_threshold": ("Share of a prompt that must be cached for a cache hit.", "0..1"),
     "balance_abs_threshold": (
@@ -108,6 +112,8 @@ def option(
 ) -> click.Option:
     """The option for one field of a settings class, with the field's default and, unless `kind` is given, its type."""
     default = None if field.default is dataclasses.MISSING else field.default
+    if default is False:
+        return click.Option([flag(field.name)], is_flag=True, default=False, help=text)
     many = isinstance(default, tuple)
     if kind is None and default is not None and not many:
         kind = type(default)

@@ -22,6 +22,10 @@ class RouterConfig:
     host: str = "127.0.0.1"
     port: int = 30000
     worker_urls: tuple[str, ...] = ()
+    service_discovery: bool = False  # workers are pods of a Kubernetes cluster
+    selector: tuple[str, ...] = ()  # labels that such pods have, key=value
+    service_discovery_port: int = 80  # where they listen
+    service_discovery_namespace: str | None = None  # None: all namespaces
     policy: str = "least_work"
     cache_threshold: float = 0.5  # lowest match rate that counts as a cache hit
     balance_abs_threshold: int = 32  # requests
@@ -70,6 +74,11 @@ class RouterConfig:
             raise ConfigError(
                 "--otlp-endpoint is no URL of a collector: give http://host:4318, keys by OTEL_EXPORTER_OTLP_HEADERS"
             )
+        for label in self.selector:
+            if not _LABEL.fullmatch(label):
+                raise ConfigError(f"--selector has {label}: give labels as key=value")
+        if self.service_discovery and not self.selector:
+            raise ConfigError("--service-discovery needs --selector: which labels do the workers' pods have?")
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             raise ConfigError("--ssl-certfile and --ssl-keyfile belong together: give both, or neither")
 
@@ -81,9 +90,14 @@ def _flag(name: str) -> str:
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
 _COLLECTOR = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
+_LABEL = re.compile(
+    r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?=([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?", re.A
+)
 _DAY = 86_400.0
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("port", 0, 65_535),
+    ("service_discovery_port", 1, 65_535),
     ("cache_threshold", 0, 1),
     ("balance_abs_threshold", 0, 1_000_000),
     ("balance_rel_threshold", 1, 1_000_000),

@@ -47,7 +47,7 @@ class Members:
         """Begin watching, and add the configured workers without waiting for them. Raises BadRequest."""
         self._prober.start()
         for url in dict.fromkeys(self.normalise(url) for url in self._config.worker_urls):
-            self._admit(url)
+            self.admit(url)
 
     async def close(self) -> None:
         """Stop watching and give up what is still being done."""
@@ -70,6 +70,15 @@ class Members:
             raise NotFound(f"Worker {name[:MAX_LENGTH]} not found")
         return worker
 
+    def admit(self, url: str, models: tuple[str, ...] = (), speed: float | None = None) -> Worker:
+        """Add a worker and watch it, without waiting for it. Raises BadRequest (bad URL, already there)."""
+        url = self.normalise(url)
+        if self._fleet.by_url(url):
+            raise BadRequest(f"Worker {url} already exists", param="url")
+        worker = Worker(self._fleet.next_id(), url, models=models, speed=speed)
+        self._fleet.add(worker)
+        return worker
+
     async def add(
         self,
         url: str,
@@ -84,9 +93,8 @@ class Members:
 
         Raises BadRequest (bad URL, already there, not an inference server) or WorkerTimeout.
         """
-        url = self.normalise(url)
         check_status(speed, role)
-        worker = self._admit(url, tuple(models), speed)
+        worker = self.admit(url, tuple(models), speed)
         if wait:
             await self._until_up(worker, self._config.worker_startup_timeout if timeout is None else timeout)
         return worker
@@ -102,6 +110,10 @@ class Members:
     async def remove(self, worker: Worker, *, force: bool = False) -> None:
         """Drain the worker (not with `force`), stop its process if it was launched here, and take it out."""
         await self._carry(self._remove(worker, force))
+
+    def drop(self, worker: Worker) -> None:
+        """Take out a worker started elsewhere that is not there any more; returns at once."""
+        self._take_out(worker)
 
     def drain(self, worker: Worker) -> None:
         """Send it no new requests; returns at once."""
@@ -135,13 +147,6 @@ class Members:
         for worker in workers:
             self._fleet.forget(worker)
         return {worker.url: reason for worker, reason in zip(workers, reasons, strict=True)}
-
-    def _admit(self, url: str, models: tuple[str, ...] = (), speed: float | None = None) -> Worker:
-        if self._fleet.by_url(url):
-            raise BadRequest(f"Worker {url} already exists", param="url")
-        worker = Worker(self._fleet.next_id(), url, models=models, speed=speed)
-        self._fleet.add(worker)
-        return worker
 
     async def _until_up(self, worker: Worker, timeout: float) -> None:
         try:

@@ -414,6 +414,7 @@ class FaultWorker:
     connections  accepted so far           aborts  those the peer ended before the answer was complete
     """
 
+    host: str
     port: int
 
     def __init__(self) -> None:
@@ -433,17 +434,17 @@ class FaultWorker:
         self._server: asyncio.Server
 
     @classmethod
-    async def start(cls, port: int = 0) -> FaultWorker:
+    async def start(cls, port: int = 0, host: str = "127.0.0.1") -> FaultWorker:
         """Listen on this loopback port; 0 takes a free one. Raises OSError when the port is taken."""
         worker = cls()
-        await worker.listen(port)
+        await worker.listen(port, host=host)
         return worker
 
-    async def listen(self, port: int, backlog: int = 100) -> None:
+    async def listen(self, port: int, backlog: int = 100, host: str = "127.0.0.1") -> None:
         """Begin to serve; `backlog` connections may wait to be accepted. Raises OSError when the port is taken."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", port, backlog=backlog)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=backlog)
+        self.host, self.port = self._server.sockets[0].getsockname()
 
     async def stop(self) -> None:
         """Stop listening and reset every open connection. Raises what a behaviour raised on one of them."""
@@ -457,7 +458,7 @@ class FaultWorker:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def open_connections(self) -> int:

@@ -14,6 +14,7 @@ DAY = 86_400
 # The options with a range: lowest and highest value.
 RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
+    "service_discovery_port": (1, 65_535),
     "cache_threshold": (0, 1),
     "balance_abs_threshold": (0, 1_000_000),
     "balance_rel_threshold": (1, 1_000_000),
@@ -52,6 +53,10 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "host": "127.0.0.1",
         "port": 30000,
         "worker_urls": (),
+        "service_discovery": False,
+        "selector": (),
+        "service_discovery_port": 80,
+        "service_discovery_namespace": None,
         "policy": "least_work",
         "cache_threshold": 0.5,
         "balance_abs_threshold": 32,
@@ -83,8 +88,24 @@ def test_the_defaults_are_the_documented_ones() -> None:
     }
 
 
+@pytest.mark.parametrize("label", ["app=worker", "example.com/role=llm_1", "app="])
+def test_a_selector_is_labels(label: str) -> None:
+    assert RouterConfig(service_discovery=True, selector=(label,)).selector == (label,)
+
+
+@pytest.mark.parametrize(
+    "label", ["app", "=worker", "app=a b", "app=-x", "app=a,b", "app!=worker", "a" * 64 + "=b", ""]
+)
+def test_what_is_no_label_is_refused(label: str) -> None:
+    assert "--selector" in refusal(selector=(label,))
+
+
+def test_discovery_without_a_selector_is_refused() -> None:
+    assert "--selector" in refusal(service_discovery=True)
+
+
 def test_every_number_has_a_range() -> None:
-    numbers = {field.name for field in dataclasses.fields(RouterConfig) if isinstance(field.default, (int, float))}
+    numbers = {field.name for field in dataclasses.fields(RouterConfig) if type(field.default) in (int, float)}
     assert numbers == set(RANGES)
 
 
