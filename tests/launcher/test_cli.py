@@ -16,7 +16,7 @@ from launcher.config import LaunchConfig
 from launcher.errors import NoGpu
 from router.config import RouterConfig
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "scripts" / "howto" / "one-node.md"
 
 
 @pytest.fixture
@@ -164,12 +164,12 @@ def test_what_is_for_the_engine_may_come_from_a_file(parsed, file):
     assert config.engine_args == ("--max-model-len", "8192")
 
 
-def test_the_file_of_the_readme_can_be_used(parsed, file, tmp_path: Path):
+def test_the_file_of_the_page_can_be_used(parsed, file, tmp_path: Path):
     (tmp_path / "api-key").write_text("k")
-    (text,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
-    config = parsed("--config", file(text.replace("/run/secrets", str(tmp_path))))
-    assert (config.model_path, config.router.policy, config.router.api_key) == ("demo", "least_work", "k")
-    assert config.engine_args == ("--ctx-size", "8192")
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    config = parsed("--config", file(text.replace("/etc/llm-launch", str(tmp_path))))
+    assert (config.dp_size, config.router.policy, config.router.api_key) == (4, "least_work", "k")
+    assert config.engine_args == ("--mem-fraction-static", "0.9")
 
 
 @pytest.mark.parametrize("text", ["dp-sise: 4", "dry-ran: 1", "config: other.yaml\ndp-sise: 4", "help: 1"])
