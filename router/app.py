@@ -25,6 +25,7 @@ from router.kubernetes import Discovery
 from router.loop import sweep
 from router.members import Members
 from router.metrics import Metrics
+from router.neighbours import Neighbours
 from router.parts import Parts
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Router:
         self.port = config.port  # the port that was bound, where 0 was asked for
         self._ticker: asyncio.TimerHandle | None = None
         self._discovery: Discovery | None = None
+        self._neighbours: Neighbours | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -85,6 +87,8 @@ class Router:
         self._tick(self.plane.clock())
         try:
             await members.start()
+            if config.router_replicas > 1:
+                self._neighbours = Neighbours(self.fleet, self._session)
             if config.service_discovery:
                 self._discovery = await Discovery.start(config, members)
         except (RouterError, ConfigError):
@@ -136,8 +140,9 @@ class Router:
         if self._ticker is not None:
             self._ticker.cancel()
         self._server.close()
-        if self._discovery is not None:
-            await self._discovery.close()
+        for helper in (self._discovery, self._neighbours):
+            if helper is not None:
+                await helper.close()
         await self.parts.members.close()
         self._gate.close()
         self.plane.pool.close()

@@ -40,6 +40,7 @@ HELP: dict[str, tuple[str, str | None]] = {
     "selector": ("Labels of such pods, one or more.", "KEY=VALUE ..."),
     "service_discovery_port": ("Port on which they listen.", None),
     "service_discovery_namespace": ("Their namespace; all of them if none is given.", None),
+    "router_replicas": ("Routers over the same workers, this one included.", None),
     "policy": ("How the worker for a request is chosen.", None),
     "cache_threshold": ("Share of a prompt that must be cached for a cache hit.", "0..1"),
     "balance_abs_threshold": (

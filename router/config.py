@@ -26,6 +26,7 @@ class RouterConfig:
     selector: tuple[str, ...] = ()  # labels that such pods have, key=value
     service_discovery_port: int = 80  # where they listen
     service_discovery_namespace: str | None = None  # None: all namespaces
+    router_replicas: int = 1  # routers over the same workers, this one included
     policy: str = "least_work"
     cache_threshold: float = 0.5  # lowest match rate that counts as a cache hit
     balance_abs_threshold: int = 32  # requests
@@ -98,6 +99,7 @@ _DAY = 86_400.0
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("port", 0, 65_535),
     ("service_discovery_port", 1, 65_535),
+    ("router_replicas", 1, 1_000),
     ("cache_threshold", 0, 1),
     ("balance_abs_threshold", 0, 1_000_000),
     ("balance_rel_threshold", 1, 1_000_000),

@@ -5,6 +5,7 @@ One writer for each piece of state:
   last_error                 the same; while the worker is ready, Fleet.failed
   draining                               the members service (router/members.py)
   inflight, prefills, prefill_outstanding, context, latencies, *_tokens   Lease
+  others_waiting, others_running         Fleet.set_others, called by Neighbours (router/neighbours.py)
   kv_tokens, kv_prompts                  Fleet.set_cache, called by learn() (router/health.py)
   failures, breaker                      Fleet.succeeded / failed / half_open, called by the exchange and the prober
 """
@@ -90,6 +91,8 @@ class Worker:
         "lifecycle",
         "models",
         "native_generate",
+        "others_running",
+        "others_waiting",
         "pid",
         "prefill_outstanding",
         "prefills",
@@ -139,6 +142,9 @@ class Worker:
         self.prefills = 0  # of those in flight, the ones that have no byte of answer yet
         self.prefill_outstanding = 0  # estimated uncached prompt tokens sent and not yet answered by a first byte
         self.context = 0  # estimated tokens, prompts and answers, of the requests that are being decoded
+        # Requests there that other routers have sent, as far as the engine's own count tells.
+        self.others_waiting = 0.0
+        self.others_running = 0.0
         self.latencies: deque[float] = deque(maxlen=LATENCIES)  # seconds, successful requests, newest last
         self.failures = 0  # consecutive
         self.breaker = Breaker.CLOSED
@@ -326,6 +332,12 @@ class Fleet:
         if models != worker.models:
             worker.models = models
             self.touch()
+
+    def set_others(self, worker: Worker, waiting: float, running: float) -> None:
+        """An engine tells how many requests wait there and run; what is not ours is other routers'."""
+        total = waiting + running
+        share = max(0, total - worker.inflight) / total if total else 0.0
+        worker.others_waiting, worker.others_running = waiting * share, running * share
 
     def set_cache(self, worker: Worker, tokens: int | None, prompts: int | None = None) -> None:
         """What its KV cache holds: `tokens`, None when it has not told; `prompts` at most, None when any number."""

@@ -22,16 +22,6 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Load:
-    """An engine's own word on its load; None where it does not tell."""
-
-    running: float | None = None  # requests
-    waiting: float | None = None  # requests
-    kv_usage: float | None = None  # share of the KV cache in use, 0..1
-    prefix_hit_rate: float | None = None  # 0..1
-
-
 class Engine(Protocol):
     """One inference server's dialect."""
 
@@ -48,9 +38,6 @@ class Engine(Protocol):
 
     def command(self, spec: WorkerSpec, config: LaunchConfig) -> Command:
         """How to start `spec`. Affinity, plan.cuda_env and plan.thread_env are the launcher's; the rest is here."""
-
-    def load(self, metrics: str) -> Load:
-        """Read the engine's Prometheus text: old and new names, labels summed or averaged, None for what is absent."""
 
 
 # The dialects import what is above.

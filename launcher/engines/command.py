@@ -10,7 +10,7 @@ import shlex
 import shutil
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, Load, installed
+from launcher.engines import Command, installed
 from launcher.errors import BadConfig, EngineMissing
 from launcher.plan import WorkerSpec
 
@@ -44,10 +44,6 @@ class CommandEngine:
         # Words are split first: a model path with spaces stays one argument.
         argv = (_PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in _words(config))
         return Command((*argv, *config.engine_args))
-
-    def load(self, metrics: str) -> Load:
-        """Nothing is known of what such a server tells."""
-        return Load()
 
 
 def _words(config: LaunchConfig) -> list[str]:

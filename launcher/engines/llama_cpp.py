@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, Load, installed, prometheus_text
+from launcher.engines import Command, installed
 from launcher.errors import EngineMissing
 from launcher.plan import WorkerSpec
 
@@ -55,18 +55,6 @@ class LlamaCpp:
                 *_threads(spec),
                 *config.engine_args,
             )
-        )
-
-    def load(self, metrics: str) -> Load:
-        samples = prometheus_text.read(metrics)
-        cached = prometheus_text.total(samples, "llamacpp:prompt_tokens_cached_total")
-        computed = prometheus_text.total(samples, "llamacpp:prompt_tokens_total")
-        prompts = None if cached is None or computed is None else cached + computed
-        return Load(
-            running=prometheus_text.total(samples, "llamacpp:requests_processing"),
-            waiting=prometheus_text.total(samples, "llamacpp:requests_deferred"),
-            kv_usage=prometheus_text.mean(samples, "llamacpp:kv_cache_usage_ratio"),  # gone in new builds
-            prefix_hit_rate=prometheus_text.ratio(cached, prompts),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, Load, installed, prometheus_text
+from launcher.engines import Command, installed
 from launcher.plan import WorkerSpec
 
 
@@ -32,14 +32,4 @@ class LMDeploy:
                 "--enable-prefix-caching",  # off by default: a repeated prompt would be computed anew
                 *config.engine_args,
             )
-        )
-
-    def load(self, metrics: str) -> Load:
-        samples = prometheus_text.read(metrics)
-        waiting = ("lmdeploy:num_requests_waiting", "lmdeploy:num_api_requests_waiting")
-        return Load(
-            running=prometheus_text.total(samples, "lmdeploy:num_requests_running"),
-            waiting=prometheus_text.total(samples, *waiting),
-            kv_usage=prometheus_text.mean(samples, "lmdeploy:gpu_cache_usage_perc"),
-            prefix_hit_rate=prometheus_text.mean(samples, "lmdeploy:prefix_cache_hit_rate"),
         )

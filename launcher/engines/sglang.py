@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, Load, installed, prometheus_text
+from launcher.engines import Command, installed
 from launcher.plan import WorkerSpec
 
 
@@ -33,13 +33,4 @@ class SGLang:
                 "--enable-cache-report",  # without it usage has no cached_tokens
                 *config.engine_args,
             )
-        )
-
-    def load(self, metrics: str) -> Load:
-        samples = prometheus_text.read(metrics)
-        return Load(
-            running=prometheus_text.total(samples, "sglang:num_running_reqs"),
-            waiting=prometheus_text.total(samples, "sglang:num_queue_reqs"),
-            kv_usage=prometheus_text.mean(samples, "sglang:token_usage"),
-            prefix_hit_rate=prometheus_text.mean(samples, "sglang:cache_hit_rate"),
         )

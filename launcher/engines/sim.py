@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, Load, installed
-from launcher.engines.sglang import SGLang
+from launcher.engines import Command, installed
 from launcher.plan import WorkerSpec
 
 
@@ -27,6 +26,3 @@ class Sim:
         listen = ("--host", spec.host, "--port", str(spec.port))
         model = ("--model", config.model_path)
         return Command((python, "-m", "launcher.engines.sim_server", *listen, *model, *config.engine_args))
-
-    def load(self, metrics: str) -> Load:
-        return SGLang().load(metrics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, Load, installed, prometheus_text
+from launcher.engines import Command, installed
 from launcher.plan import WorkerSpec
 
 
@@ -36,20 +36,3 @@ class VLLM:
             ),
             env,
         )
-
-    def load(self, metrics: str) -> Load:
-        samples = prometheus_text.read(metrics)
-        return Load(
-            running=prometheus_text.total(samples, "vllm:num_requests_running"),
-            waiting=prometheus_text.total(samples, "vllm:num_requests_waiting"),
-            kv_usage=prometheus_text.mean(samples, "vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
-            prefix_hit_rate=_hit_rate(samples),
-        )
-
-
-def _hit_rate(samples: prometheus_text.Samples) -> float | None:
-    for cache in ("vllm:prefix_cache", "vllm:gpu_prefix_cache"):  # counters in tokens; the second until release 0.9
-        hits, queries = (prometheus_text.total(samples, f"{cache}_{what}_total") for what in ("hits", "queries"))
-        if queries is not None:
-            return prometheus_text.ratio(hits, queries)
-    return prometheus_text.mean(samples, "vllm:gpu_prefix_cache_hit_rate")  # the V0 engine's gauge

@@ -58,7 +58,7 @@ def _cache_aware(config: RouterConfig) -> Policy:
 
 POLICIES: dict[str, Callable[[RouterConfig], Policy]] = {
     "cache_aware": _cache_aware,
-    "least_work": lambda config: LeastWork(config.max_tree_size),
+    "least_work": lambda config: LeastWork(config.max_tree_size, config.router_replicas > 1),
     "min_expected_latency": lambda config: MinExpectedLatency(),
     "min_observed_latency": lambda config: MinObservedLatency(),
     "random": lambda config: WeightedRandom(),

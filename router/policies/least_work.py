@@ -7,6 +7,7 @@ import random
 from typing import Final
 
 from router.fleet import Worker
+from router.policies.hearsay import Hearsay
 from router.policies.rooms import Rooms
 from router.prefix import PrefixIndex
 from router.request import BYTES_PER_TOKEN, RouteRequest
@@ -155,13 +156,19 @@ class LeastWork:
     The form is that of `Q + u` (least work left) with the externalities priced in; LMetric's product and Dynamo's sum
     are corners of it. `scripts/simulate` compares them.
 
+    Beside other routers, `shared`, it knows less: of what they have sent it sees neither the queues nor the caches. So
+    engines are asked how many requests are with them (router/neighbours.py), and a prompt is taken to be held, in part,
+    where all routers would send it first (hearsay.py). The waiting requests of others are taken to be as long as ours,
+    their decodes to have as much context.
+
     Sets request.matched to what the picked worker held before.
     """
 
-    def __init__(self, max_tree_size: int):
+    def __init__(self, max_tree_size: int, shared: bool = False):
         self.index = PrefixIndex(max_tree_size)
         self._rooms = Rooms(max_tree_size)
         self._paces = Paces()
+        self._hearsay = Hearsay() if shared else None
         self._waiting = Lately()  # requests in prefill, per worker
         self._candidates: tuple[Worker, ...] = ()
 
@@ -177,6 +184,8 @@ class LeastWork:
         self._rooms.sent(request.size)
         request.stay = self.index.enter(request.key, worker.id, self._rooms.of(worker))
         request.matched = request.stay.held
+        if self._hearsay is not None:
+            self._hearsay.learn(request)
         if not request.stream:
             request.computed_by = now + (before + request.uncached_tokens + STEP) * self._paces.usual
         return worker
@@ -197,6 +206,8 @@ class LeastWork:
         """A worker that was started anew may be another machine."""
         self.index.forget(worker.id)
         self._paces.forget(worker)
+        if self._hearsay is not None:
+            self._hearsay.forget(worker)
         self._rooms.forget(worker)
 
     def upkeep(self, now: float) -> None:
@@ -205,9 +216,13 @@ class LeastWork:
     def _least(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         """One loop over plain numbers: at 64 workers it is most of what a decision costs."""
         size, held, slowness = len(request.key), self.index.matches(request.key), self._paces.slowness
-        prefills = 0
+        hearsay, usual = self._hearsay, 0.0
+        if hearsay is not None:
+            hearsay.add(request, candidates, held)
+            usual = context_of_a_decode(candidates)
+        prefills = 0.0
         for worker in candidates:
-            prefills += worker.prefills
+            prefills += worker.prefills + worker.others_waiting
         weight = 1 + FLEET * self._waiting.now(prefills / len(candidates), now)
         best, least, ties = candidates[0], math.inf, 0
         for worker in candidates:
@@ -215,9 +230,14 @@ class LeastWork:
             hit -= hit % BLOCK
             uncached = (size - hit) / BYTES_PER_TOKEN
             attended = uncached * (1 + (size + hit) / (2 * BYTES_PER_TOKEN * PAIRS))
-            waiting = worker.prefills
-            work = attended * (weight + OWN * waiting + STALL * (worker.inflight - waiting))
-            cost = worker.prefill_outstanding + work + CONTEXT * worker.context
+            waiting, decoding = float(worker.prefills), float(worker.inflight - worker.prefills)
+            queue, context = float(worker.prefill_outstanding), float(worker.context)
+            if hearsay is not None:
+                waiting, decoding = waiting + worker.others_waiting, decoding + worker.others_running
+                queue += worker.others_waiting * hearsay.uncached
+                context += worker.others_running * usual
+            work = attended * (weight + OWN * waiting + STALL * decoding)
+            cost = queue + work + CONTEXT * context
             if slowness:
                 cost *= slowness.get(worker.id, 1.0)
             if cost < least:
@@ -227,3 +247,12 @@ class LeastWork:
                 if rng.random() * ties < 1:
                     best = worker
         return best
+
+
+def context_of_a_decode(workers: tuple[Worker, ...]) -> float:
+    """Tokens, on average; 0 where nothing is decoded."""
+    context = decodes = 0
+    for worker in workers:
+        context += worker.context
+        decodes += worker.inflight - worker.prefills
+    return context / decodes if decodes else 0.0

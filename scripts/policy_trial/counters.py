@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launcher.engines import prometheus_text
+from router import prometheus_text
 
 
 @dataclass(frozen=True)

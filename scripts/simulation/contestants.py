@@ -46,7 +46,7 @@ def _own(name: str, **tried: Iterable[float]) -> Contestant:
 
     def make(world: World, settings: Settings) -> Policy:
         chosen = {key: type(getattr(config, key))(value) for key, value in settings.items()}
-        return POLICIES[name](replace(config, policy=name, **chosen))
+        return POLICIES[name](replace(config, policy=name, router_replicas=world.scene.routers, **chosen))
 
     defaults = {key: getattr(config, key) for key in tried}
     return Contestant(make, defaults, _grid(defaults, tried))

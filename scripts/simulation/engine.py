@@ -73,6 +73,15 @@ class Engine:
         self._chunks: list[tuple[Flight, int]] = []  # of the step under way
 
     @property
+    def waiting(self) -> int:
+        """Requests that are not admitted, as engines count them."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._admitted)
+
+    @property
     def prefilling(self) -> int:
         return len(self._waiting) + len(self._prefill)
 

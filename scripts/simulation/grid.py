@@ -39,6 +39,7 @@ class Incident:
     told: bool = True  # engines tell what they hold
     usage: bool = False  # answers tell what their prompts were: all whole ones do, streams where they are asked to
     bytes_per_token: float = BYTES_PER_TOKEN
+    routers: int = 1  # side by side; each asks the engines how much is with them
 
     def workers(self, replicas: int) -> int:
         """How many there are in the end, where everything is measured."""
@@ -61,6 +62,8 @@ SCENES: dict[str, Incident] = {
     "lost": Incident(change="lose"),
     "whole": Incident(streams=False, usage=True),
     "untold": Incident(told=False, usage=True),
+    "two_routers": Incident(routers=2),
+    "four_routers": Incident(routers=4),
     "wide": Incident(usage=True, bytes_per_token=6.0),  # as of prompts that are lists of token ids
 }
 
@@ -135,7 +138,10 @@ def stage(cell: Cell, seed: int) -> tuple[Offer, measure.Window, Scene]:
     offer = load.scale(workload(cell, seed), cell.load, costs, workers, incident.power(cell.replicas))
     changes = incident.changes(cell.replicas, offer.span)
     counted = measure.window(offer, costs, workers, changes[0].at if changes else None)
-    scene = Scene(cell.replicas, costs, incident.speeds, changes, seed, incident.streams, incident.told, incident.usage)
+    scene = Scene(
+        cell.replicas, costs, incident.speeds, changes, seed, incident.streams, incident.told, incident.usage,
+        incident.routers,
+    )  # fmt: skip
     return offer, counted, scene
 
 

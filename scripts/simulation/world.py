@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 from router.fleet import Fleet, Lease, State, Worker
+from router.neighbours import INTERVAL
 from router.policies import Policy
 from router.request import RouteRequest
 from router.usage import Usage
@@ -57,6 +58,7 @@ class Scene:
     streams: bool = True  # else the router sees nothing of an answer before its end
     told: bool = True  # engines tell how many tokens they hold
     usage: bool = False  # answers tell what their prompts were
+    routers: int = 1  # side by side over the same engines; each request, also of a session, comes to any of them
 
 
 class World:
@@ -65,20 +67,55 @@ class World:
     def __init__(self, workload: Workload, scene: Scene):
         self.workload = workload
         self.scene = scene
-        self.fleet = Fleet()
         self.engines: dict[str, Engine] = {}
+        self.routers: list[Router] = []
+        self.outcomes: list[Outcome] = []
         self.now = 0.0
         self.job: Job
         self._events: list[tuple[float, int, Callable[[], None]]] = []  # heap
         self._count = 0
+        self._chores = 0  # of the events, those that are due again and again
 
     def at(self, when: float, what: Callable[[], None]) -> None:
         self._count += 1
         heapq.heappush(self._events, (when, self._count, what))
 
+    def every(self, interval: float, what: Callable[[], None], first: float) -> None:
+        """Do it again and again, from `first` on, as long as anything else happens."""
+
+        def again() -> None:
+            self._chores -= 1
+            what()
+            if not self.over:
+                self.every(interval, what, self.now + interval)
+
+        self._chores += 1
+        self.at(first, again)
+
+    @property
+    def fleet(self) -> Fleet:
+        """What the only router, or the first one, sees."""
+        return self.routers[0].fleet
+
+    def arrive(self, job: Job, lot: random.Random) -> None:
+        """A request comes to one of the routers."""
+        routers = self.routers
+        router = routers[0] if len(routers) == 1 else lot.choice(routers)
+        router.arrive(job)
+
+    def happens(self, change: Change) -> None:
+        """To an engine, and then in the eyes of every router."""
+        id = f"w{change.worker}"
+        if change.what == "join":
+            speeds = self.scene.speeds
+            speed = speeds[change.worker] if change.worker < len(speeds) else 1.0
+            self.engines[id] = Engine(id, self.scene.costs, self.workload.block, speed)
+        for router in self.routers:
+            {"join": router.join, "lose": router.lose, "leave": router.leave}[change.what](id)
+
     @property
     def over(self) -> bool:
-        return not self._events
+        return len(self._events) == self._chores
 
     def play(self) -> None:
         while self._events:
@@ -148,12 +185,12 @@ class Router:
     world: World
     policy: Policy
     rng: random.Random
-    outcomes: list[Outcome] = field(default_factory=list)
+    fleet: Fleet = field(default_factory=Fleet)
     flying: dict[str, dict[Flying, None]] = field(default_factory=dict)  # by worker
 
     def arrive(self, job: Job) -> None:
         outcome = Outcome(job, self.world.now, self.world.now, "")
-        self.outcomes.append(outcome)
+        self.world.outcomes.append(outcome)
         if job.prompt + job.output > self.world.scene.costs.kv_tokens:  # an engine refuses what it could never hold
             self.fail(outcome)
         else:
@@ -161,17 +198,15 @@ class Router:
 
     def send(self, outcome: Outcome) -> None:
         world, job = self.world, outcome.job
-        candidates = world.fleet.candidates(None)
+        candidates = self.fleet.candidates(None)
         if not candidates:
             self.fail(outcome)
             return
         world.job = job
         request = RouteRequest("/v1/completions", text(world.workload, job), stream=world.scene.streams)
-        world.fleet.presume(world.now)
+        self.fleet.presume(world.now)
         worker = self.policy.pick(request, candidates, world.now, self.rng)
-        lease = world.fleet.lease(
-            worker, request.uncached_tokens, world.now, request.prompt_tokens, request.computed_by
-        )
+        lease = self.fleet.lease(worker, request.uncached_tokens, world.now, request.prompt_tokens, request.computed_by)
         outcome.sent, outcome.worker = world.now, worker.id
         outcome.matched = int(request.matched / world.workload.bytes_per_token)
         flying = Flying(self, request, lease, outcome)
@@ -196,7 +231,7 @@ class Router:
     def follow(self, job: Job) -> None:
         """The session goes on, whatever became of this request: all policies are given the same ones."""
         if job.then is not None:
-            self.world.at(self.world.now + job.think, partial(self.arrive, job.then))
+            self.world.at(self.world.now + job.think, partial(self.world.arrive, job.then, self.rng))
 
     def gone(self, flying: Flying, now: float, good: bool = False) -> None:
         worker = flying.lease.worker
@@ -214,42 +249,43 @@ class Router:
 
     def upkeep(self) -> None:
         self.policy.upkeep(self.world.now)
-        if not self.world.over:
-            self.world.at(self.world.now + UPKEEP, self.upkeep)
 
     # -- the fleet
 
-    def join(self, number: int) -> None:
-        world, scene, id = self.world, self.world.scene, f"w{number}"
-        speed = scene.speeds[number] if number < len(scene.speeds) else 1.0
-        world.engines[id] = Engine(id, scene.costs, world.workload.block, speed)
-        worker = world.fleet.workers.get(id)
+    def join(self, id: str) -> None:
+        worker = self.fleet.workers.get(id)
         if worker is None:
             worker = Worker(id, f"http://{id}")
-            worker.kv_tokens = scene.costs.kv_tokens if scene.told else None
-            world.fleet.add(worker)
+            worker.kv_tokens = self.world.scene.costs.kv_tokens if self.world.scene.told else None
+            self.fleet.add(worker)
             self.flying[id] = {}
-        world.fleet.set_lifecycle(worker, State.READY)
+        self.fleet.set_lifecycle(worker, State.READY)
 
-    def lose(self, number: int) -> None:
-        worker = self.world.fleet.workers.get(f"w{number}")
+    def lose(self, id: str) -> None:
+        worker = self.fleet.workers.get(id)
         if worker is None:  # it has left before
             return
-        self.world.engines[worker.id].due = None
-        self.world.fleet.set_lifecycle(worker, State.BACKOFF)
-        self.world.fleet.forget(worker)
-        for flying in list(self.flying[worker.id]):
+        self.world.engines[id].due = None
+        self.fleet.set_lifecycle(worker, State.BACKOFF)
+        self.fleet.forget(worker)
+        for flying in list(self.flying[id]):
             flying.broken(self.world.now)
 
-    def leave(self, number: int) -> None:
-        worker = self.world.fleet.workers[f"w{number}"]
-        self.world.fleet.set_draining(worker, True)
+    def leave(self, id: str) -> None:
+        worker = self.fleet.workers[id]
+        self.fleet.set_draining(worker, True)
         self.drained(worker)
+
+    def look(self) -> None:
+        """Ask the engines how much is with them, whoever sent it."""
+        for id, worker in self.fleet.workers.items():
+            engine = self.world.engines[id]
+            self.fleet.set_others(worker, engine.waiting, engine.running)
 
     def drained(self, worker: Worker) -> None:
         """One that leaves goes once it has nothing to do."""
         if worker.draining and not worker.inflight:
-            self.world.fleet.remove(worker)
+            self.fleet.remove(worker)
 
 
 def text(workload: Workload, job: Job) -> bytes:
@@ -266,16 +302,20 @@ def _text(block: int, size: int) -> bytes:
 def run(workload: Workload, make_policy: Callable[[World], Policy], scene: Scene) -> list[Outcome]:
     """Play a workload to its end; what became of each request, in order of arrival."""
     world = World(workload, scene)
-    policy = make_policy(world)
-    world.fleet.on_forget.append(policy.forget)
-    router = Router(world, policy, random.Random(scene.seed))
+    for number in range(scene.routers):
+        router = Router(world, make_policy(world), random.Random(scene.seed + 1_000_003 * number))
+        router.fleet.on_forget.append(router.policy.forget)
+        world.routers.append(router)
     for number in range(scene.replicas):
-        router.join(number)
+        world.happens(Change(0.0, number, "join"))
+    lot = random.Random(scene.seed)
     for job in workload.jobs:
-        world.at(job.arrival, partial(router.arrive, job))
-    happen = {"join": router.join, "lose": router.lose, "leave": router.leave}
+        world.at(job.arrival, partial(world.arrive, job, lot))
     for change in scene.changes:
-        world.at(change.at, partial(happen[change.what], change.worker))
-    world.at(UPKEEP, router.upkeep)
+        world.at(change.at, partial(world.happens, change))
+    for router in world.routers:
+        world.every(UPKEEP, router.upkeep, UPKEEP)
+        if scene.routers > 1:
+            world.every(INTERVAL, router.look, router.rng.random() * INTERVAL)
     world.play()
-    return router.outcomes
+    return world.outcomes

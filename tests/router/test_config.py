@@ -15,6 +15,7 @@ DAY = 86_400
 RANGES: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
     "service_discovery_port": (1, 65_535),
+    "router_replicas": (1, 1_000),
     "cache_threshold": (0, 1),
     "balance_abs_threshold": (0, 1_000_000),
     "balance_rel_threshold": (1, 1_000_000),
@@ -57,6 +58,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "selector": (),
         "service_discovery_port": 80,
         "service_discovery_namespace": None,
+        "router_replicas": 1,
         "policy": "least_work",
         "cache_threshold": 0.5,
         "balance_abs_threshold": 32,

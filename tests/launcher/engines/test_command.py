@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from launcher.config import LaunchConfig
-from launcher.engines import Load
 from launcher.engines.command import CommandEngine
 from launcher.errors import BadConfig, EngineMissing
 from launcher.plan import WorkerSpec
@@ -65,6 +64,5 @@ def test_a_local_model_must_be_there(tmp_path: Path):
         CommandEngine().check(config(template, str(tmp_path / "gone")))
 
 
-def test_its_generate_is_to_be_asked_and_its_load_is_unknown():
+def test_its_generate_is_to_be_asked():
     assert CommandEngine().native_generate is None
-    assert CommandEngine().load("anything 1\n") == Load()

@@ -5,18 +5,8 @@ from __future__ import annotations
 import sys
 
 from launcher.config import LaunchConfig
-from launcher.engines import Load
 from launcher.engines.sglang import SGLang
 from launcher.plan import WorkerSpec
-
-METRICS = """\
-# TYPE sglang:num_running_reqs gauge
-sglang:num_running_reqs{model_name="m",dp_rank="0"} 3.0
-sglang:num_running_reqs{model_name="m",dp_rank="1"} 2.0
-sglang:num_queue_reqs{model_name="m"} 4.0
-sglang:token_usage{model_name="m"} 0.25
-sglang:cache_hit_rate{model_name="m"} 0.5
-"""
 
 
 def test_it_is_started_with_its_documented_flags_and_the_users_last():
@@ -31,11 +21,6 @@ def test_it_is_started_with_its_documented_flags_and_the_users_last():
 
 def test_without_another_interpreter_it_runs_in_this_one():
     assert SGLang().command(WorkerSpec(0, 31000), LaunchConfig("m")).argv[0] == sys.executable
-
-
-def test_its_load_is_read_from_its_metrics():
-    assert SGLang().load(METRICS) == Load(running=5, waiting=4, kv_usage=0.25, prefix_hit_rate=0.5)
-    assert SGLang().load("") == Load()
 
 
 def test_generate_is_its_own():

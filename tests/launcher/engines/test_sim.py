@@ -5,7 +5,6 @@ import sys
 import pytest
 
 from launcher.config import LaunchConfig
-from launcher.engines import Load
 from launcher.engines.sim import Sim
 from launcher.errors import BadConfig
 from launcher.plan import WorkerSpec
@@ -30,8 +29,3 @@ def test_the_command_names_the_address_the_model_and_what_the_user_adds():
 def test_another_interpreter_can_run_it():
     config = LaunchConfig(model_path="m", engine_python="/opt/python")
     assert Sim().command(WorkerSpec(0, 31_000), config).argv[0] == "/opt/python"
-
-
-def test_a_load_without_metrics_is_unknown():
-    assert Sim().load("") == Load()
-    assert Sim().load("sglang:num_running_reqs 5") == Load(running=5)

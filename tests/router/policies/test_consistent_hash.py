@@ -9,7 +9,8 @@ from math import ceil
 
 import pytest
 
-from router.policies.consistent_hash import BEGINNING, ConsistentHash
+from router.policies.consistent_hash import ConsistentHash
+from router.policies.rendezvous import BEGINNING
 from tests.router.policies.worlds import Router, request, workers
 
 SESSIONS = [f"user-{number}" for number in range(2000)]
@@ -60,7 +61,7 @@ def test_a_worker_that_left_is_not_remembered() -> None:
     router = Router(policy, *workers(0, 0))
     router.send(request(session="s"))
     router.fleet.remove(router.fleet.workers["w0"])
-    assert list(policy._odd) == ["w1"]
+    assert list(policy._rendezvous._odd) == ["w1"]
 
 
 def test_neither_order_nor_process_nor_id_changes_the_place() -> None:

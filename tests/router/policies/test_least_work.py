@@ -316,3 +316,42 @@ def test_a_whole_answers_prompt_should_be_computed_when_those_before_it_are() ->
     assert second.computed_by == first.computed_by + 1000 * USUAL
     fleet.begin(streamed := request(b"c" * 4000))
     assert streamed.computed_by == math.inf
+
+
+# -- beside other routers
+
+
+def test_routers_that_do_not_see_each_other_send_a_new_prefix_to_the_same_worker() -> None:
+    routers = [LeastWork(1 << 20, shared=True) for _ in range(2)]
+    fleets = [Router(policy, *workers(*[0] * 8)) for policy in routers]
+    for fleet in fleets:  # both have seen that prompts come again
+        for number in range(400):
+            fleet.send(request(b"group %d " % (number % 4) + LONG))
+    same = 0
+    for number in range(40):
+        prefix = b"new group %d " % number + LONG
+        same += len({fleet.send(request(prefix)) for fleet in fleets}) == 1
+    assert same >= 36  # by chance an eighth
+
+
+def test_what_other_routers_have_on_a_worker_is_work_there() -> None:
+    policy = LeastWork(1 << 20, shared=True)
+    fleet = Router(policy, *workers(0, 0))
+    for number in range(200):
+        fleet.send(prompt(500, str(number)))
+    busy = fleet.fleet.workers["w0"]
+    fleet.fleet.set_others(busy, 5, 0)
+    assert {fleet.send(prompt(500, f"waiting {number}")) for number in range(20)} == {"w1"}
+    fleet.fleet.set_others(busy, 0, 20)
+    assert {fleet.send(prompt(500, f"running {number}")) for number in range(20)} == {"w1"}
+    fleet.fleet.set_others(busy, 0, 0)
+    assert {fleet.send(prompt(500, f"idle {number}")) for number in range(20)} == {"w0", "w1"}
+
+
+def test_a_router_that_is_alone_does_not_guess() -> None:
+    fleet = Fleet(*workers(0, 0, 0, 0))
+    for number in range(400):
+        fleet.whole(request(b"group %d " % (number % 4) + LONG))
+    homes = Counter(fleet.whole(prompt(10, f"new {number}")) for number in range(200))
+    assert fleet.work._hearsay is None
+    assert len(homes) == 4

@@ -87,6 +87,8 @@ def test_the_load_is_that_of_the_smaller_fleet():
         "lost": (7, 7),
         "whole": (8, 8),
         "untold": (8, 8),
+        "two_routers": (8, 8),
+        "four_routers": (8, 8),
         "wide": (8, 8),
     }
 

@@ -359,3 +359,44 @@ def test_an_idle_worker_that_leaves_is_gone_at_once():
     play = Play(job(1.0), changes=(Change(0.5, 0, "leave"),))
     assert play.told("forget w0") == [0.5]
     assert play.workers == ["w1"]
+
+
+# -- several routers
+
+
+def test_each_router_sees_its_own_requests_only_and_they_come_to_any_of_them():
+    play = Play(*(job(output=200) for _ in range(40)), routers=2, replicas=2)
+    fleets = [router.fleet for router in play.world.routers]
+    sent = [sum(worker.requests_total for worker in fleet.workers.values()) for fleet in fleets]
+    assert sum(sent) == len(play.outcomes) == 40
+    assert min(sent) > 10
+    assert all(worker.inflight == 0 for fleet in fleets for worker in fleet.workers.values())
+
+
+def test_a_router_hears_from_the_engines_what_the_others_have_there():
+    told: list[float] = []
+
+    class Listening(Watch):
+        def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
+            told.append(sum(worker.others_waiting + worker.others_running for worker in candidates))
+            return candidates[0]
+
+    first = [job(output=4000) for _ in range(8)]
+    Play(*first, *(job(arrival=5.0) for _ in range(8)), routers=2, replicas=1, make=Listening)
+    assert told[:8] == [0] * 8
+    assert all(1 <= others <= 7 for others in told[8:])
+
+
+def test_a_session_goes_on_at_any_router_and_the_end_comes():
+    first = job()
+    first = dataclasses.replace(first, then=job(), think=40.0)  # upkeep and looks between them must not go on for ever
+    play = Play(first, routers=4)
+    assert [outcome.failed for outcome in play.outcomes] == [False, False]
+
+
+def test_a_lost_engine_is_lost_for_all_routers():
+    jobs = [job(arrival=0.1 * number, output=2000) for number in range(20)]
+    play = Play(*jobs, routers=2, replicas=2, changes=(Change(3.0, 0, "lose"),))
+    states = [router.fleet.workers["w0"].state.value for router in play.world.routers]
+    assert states == ["backoff", "backoff"]
+    assert all(outcome.failed or outcome.end is not None for outcome in play.outcomes)

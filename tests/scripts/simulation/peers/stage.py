@@ -49,6 +49,7 @@ class Stage:
         self.workers = tuple(self.fleet.workers.values())
         self.engines = {worker.id: Engine() for worker in self.workers}
         self.workload = Workload("test", BLOCK)
+        self.scene = SimpleNamespace(routers=1)
         self.now = 0.0
         self.job = job(0)
         self.request = RouteRequest("/v1/completions")

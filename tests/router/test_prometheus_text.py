@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.engines.prometheus_text import mean, ratio, read, total
+from router.prometheus_text import mean, ratio, read, total
 
 
 def test_samples_are_gathered_by_name_without_labels():
