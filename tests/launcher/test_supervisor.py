@@ -13,7 +13,7 @@ import pytest
 
 from launcher import logs
 from launcher.config import LaunchConfig
-from launcher.engines import Command, Load
+from launcher.engines import Command
 from launcher.errors import BadConfig
 from launcher.lifecycle import Event, Exited, Probed
 from launcher.plan import WorkerSpec
@@ -99,9 +99,6 @@ class Dialect:
 
     def command(self, spec: WorkerSpec, config: LaunchConfig) -> Command:
         return Command(("serve", str(spec.port)))
-
-    def load(self, metrics: str) -> Load:
-        return Load()
 
 
 class World:
