@@ -339,7 +339,7 @@ def _once_more(life: Life, cause: Cause) -> Mapping[Cause, int]:
 
 
 def _stop(life: Life, event: StopAsked, now: float, rng: random.Random, rules: Rules) -> Step:
-    return replace(life, state=State.STOPPED, since=now, reason="stopped", ready_since=None), (Kill(),)
+    return replace(life, state=State.STOPPED, since=now, reason="stopped", ready_since=None, trying=False), (Kill(),)
 
 
 def _stay(life: Life, event: Event, now: float, rng: random.Random, rules: Rules) -> Step:

@@ -353,6 +353,13 @@ def test_a_worker_where_nothing_moves_is_asked_for_a_token_once():
     assert worker.meets(STILL, 5) == ()
 
 
+def test_a_worker_that_is_stopped_is_not_being_tried_any_more():
+    worker = Worker(State.READY)
+    worker.life = replace(worker.life, trying=True)
+    worker.meets(StopAsked())
+    assert (worker.state, worker.life.trying) == (State.STOPPED, False)
+
+
 def test_a_worker_that_makes_no_token_is_stuck():
     worker = stands_still()
     actions = worker.meets(Tried("no token came within 15 s"), 15)
