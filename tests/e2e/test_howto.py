@@ -25,6 +25,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "scripts/README.md", *sorted((ROOT / "scripts/howto").glob("*.md"))]
+PAGES.append(ROOT / "scripts/deploy/README.md")
 KEYS = "/etc/llm-launch"  # where the pages keep theirs
 
 STARTS = ("launch --", "launch doctor", "router --")
