@@ -24,8 +24,8 @@ from tests.e2e.commands import Command
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "scripts/README.md", *sorted((ROOT / "scripts/howto").glob("*.md"))]
-PAGES.append(ROOT / "scripts/deploy/README.md")
+HOW_TO = sorted((ROOT / "scripts/howto").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "scripts/README.md", *HOW_TO, ROOT / "scripts/deploy/README.md"]
 KEYS = "/etc/llm-launch"  # where the pages keep theirs
 
 STARTS = ("launch --", "launch doctor", "router --")
@@ -63,7 +63,7 @@ def test_the_pages_have_commands() -> None:
     assert len(every(*STARTS)) > 40
 
 
-@pytest.mark.parametrize("page", PAGES[2:], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
 def test_no_line_of_a_page_is_left_untried(page: Path) -> None:
     assert [line for line in indented(page) if not begins(line, (*STARTS, *ASKS, *INSTALLS, "scripts/"))] == []
 
