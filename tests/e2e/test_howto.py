@@ -75,7 +75,7 @@ class Taken(Exception):
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files that the pages name: keys, and node.yaml, which one-node.md shows."""
-    for name in ("api-key", "admin-key", "cert.pem", "key.pem"):
+    for name in ("api-key", "admin-api-key", "cert.pem", "key.pem"):
         (tmp_path / name).write_text(name)
     settings = re.search(r"```yaml\n(.*?)```", (ROOT / "scripts/howto/one-node.md").read_text(), re.DOTALL)
     assert settings
