@@ -98,6 +98,7 @@ def test_a_start_is_one_that_the_program_takes(line: str, files: Path, monkeypat
         {"launch": launch, "router": router}[program].main(words)
 
 
+@pytest.mark.timeout(180)  # rolling restarts and drains, one after the other; the machine may be busy
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
 async def test_what_is_asked_of_a_node_works(page: Path, sim: Any) -> None:
     """All of a page in one go, since one line builds on another."""
