@@ -184,7 +184,7 @@ click.version_option(__version__, prog_name="launch")(command)
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 after a drain, that of a LaunchError, 128 + n when a second signal n ended it."""
     try:
-        return invoke(command, "launch", argv)
+        return invoke(command, "launch", argv, "What the engine is to be told goes after --. ")
     except LaunchError as error:
         complain("launch", str(error))
         return error.exit_code

@@ -188,14 +188,18 @@ def spread(args: Iterable[str], several: set[str]) -> list[str]:
     return words
 
 
-def invoke(command: click.Command, name: str, argv: Sequence[str] | None) -> int:
-    """Run a command; whatever is wrong with its arguments is one line on stderr. Returns the exit code."""
+def invoke(command: click.Command, name: str, argv: Sequence[str] | None, unknown: str = "") -> int:
+    """Run a command; whatever is wrong with its arguments is one line on stderr. Returns the exit code.
+
+    `unknown`: what else to say of an option that is none, and like none.
+    """
     try:
         args = None if argv is None else list(argv)
         code = command.main(args, name, standalone_mode=False, auto_envvar_prefix=name.upper())
     except click.ClickException as error:
         place = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
-        complain(name, f"{error.format_message().rstrip('.')}. See {place} --help")
+        more = unknown if isinstance(error, click.NoSuchOption) and not error.possibilities else ""
+        complain(name, f"{error.format_message().rstrip('.')}. {more}See {place} --help")
         return error.exit_code
     except (ConfigError, RouterError) as error:
         complain(name, str(error))

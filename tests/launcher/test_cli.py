@@ -113,6 +113,7 @@ def test_every_option_can_come_from_the_environment(parsed):
         (("--model-path", "m", "--dp-size", "0"), "--dp-size is 0"),
         (("--model-path", "m", "--engine", "nope"), "'llama.cpp'"),
         (("--model-path", "m", "--dp-sise", "2"), "--dp-size"),
+        (("--model-path", "m", "--mem-fraction-static", "0.9"), "goes after --"),
         (("--model-path", "m", "--engine", "command"), "belong together"),
         (("--model-path", "m", "--port", "70000"), "--port is 70000"),
     ],
