@@ -17,6 +17,7 @@ OWN: Final = 1.0  # of a prefill on the same worker
 FLEET: Final = 2.0  # of a prefill on the average worker, lately
 STALL: Final = 0.02  # of a request being decoded there
 CONTEXT: Final = 0.03  # of a token of their context
+SPARE: Final = 0.2  # the same while somebody has nothing to do
 
 # Tokens of prompt after which attention has doubled what a token costs: 524,288 operations a pair of tokens against
 # 1.4e10 a token, for a model of 8 billion weights. Between 20,000 and 55,000 for models of 1 to 70 billion.
@@ -141,7 +142,9 @@ class LeastWork:
       computed at once. Taken of this moment alone it lets a short lull throw hits away: mean TTFT +1 to +7 %, in an
       overload that is short of memory +8 to +50 %.
     - b: requests that it decodes. Each stalls while a prompt's chunk is computed beside it.
-    - K: tokens of their context, prompts and answers. Each is read at every step, so this request's steps are longer.
+    - K: tokens of their context, prompts and answers. Each is read at every step, so this request's steps are longer:
+      an answer of 200 tokens takes as much longer as 0.27 tokens of prefill. That price (SPARE) is paid while a worker
+      is idle. Else a hit is capacity, which all are short of, and counts for more than the pace of one answer.
     - slowness: its seconds per token of prefill over the others', learnt from the times of first bytes.
 
     Q is not decayed while a prompt is computed: tried, mean TTFT -1 to +2 %.
@@ -220,9 +223,11 @@ class LeastWork:
         if hearsay is not None:
             hearsay.add(request, candidates, held)
             usual = context_of_a_decode(candidates)
-        prefills = 0.0
+        prefills, price = 0.0, CONTEXT
         for worker in candidates:
             prefills += worker.prefills + worker.others_waiting
+            if not worker.inflight:
+                price = SPARE
         weight = 1 + FLEET * self._waiting.now(prefills / len(candidates), now)
         best, least, ties = candidates[0], math.inf, 0
         for worker in candidates:
@@ -237,7 +242,7 @@ class LeastWork:
                 queue += worker.others_waiting * hearsay.uncached
                 context += worker.others_running * usual
             work = attended * (weight + OWN * waiting + STALL * decoding)
-            cost = queue + work + CONTEXT * context
+            cost = queue + work + price * context
             if slowness:
                 cost *= slowness.get(worker.id, 1.0)
             if cost < least:

@@ -318,6 +318,18 @@ def test_a_whole_answers_prompt_should_be_computed_when_those_before_it_are() ->
     assert streamed.computed_by == math.inf
 
 
+def test_while_somebody_is_idle_a_hit_is_not_worth_slow_answers() -> None:
+    for spare, chosen in ((True, "w2"), (False, "w0")):
+        fleet = Fleet(*workers(0, 0, 0))
+        busy, other = fleet.fleet.workers["w0"], fleet.fleet.workers["w1"]
+        fleet.work.index.insert(LONG, "w0")
+        busy.inflight, busy.context = 8, 12_000  # 0.03 a token: 360 tokens of prefill; 0.2: 2,400
+        other.inflight, other.context = 1, 100_000
+        if not spare:
+            fleet.fleet.workers["w2"].inflight = 1
+        assert fleet.begin(request(LONG + b"and more")).worker.id == chosen
+
+
 # -- beside other routers
 
 
