@@ -83,6 +83,7 @@ class Discovery:
                 delay = FIRST_DELAY
                 while True:
                     version = await self._watch(version)
+                    await asyncio.sleep(FIRST_DELAY)  # a server that ends every watch at once is not to be stormed
             except Expired:
                 log.info("pods are listed again: the watch was too old")
             except Trouble as error:
@@ -94,8 +95,10 @@ class Discovery:
         """Bring the fleet in step with all pods; returns the version to watch from."""
         async with self._asked(timeout=GRACE) as answer:
             found = json.loads(await answer.read())
-        self._act(self._pods.listed(read(pod, self._config.service_discovery_port) for pod in found["items"]))
-        return str(found["metadata"]["resourceVersion"])
+            pods = [read(pod, self._config.service_discovery_port) for pod in found["items"] or ()]
+            version = str(found["metadata"]["resourceVersion"])
+        self._act(self._pods.listed(pods))
+        return version
 
     async def _watch(self, version: str) -> str:
         """Follow changes until the server ends the watch; returns the version to go on from."""

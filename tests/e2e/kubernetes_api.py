@@ -25,6 +25,8 @@ class Cluster:
         self.lists = 0
         self.watches: list[str] = []  # the versions from which it was watched
         self.failing = 0  # status of every answer, if not 0
+        self.odd = ""  # what every answer says instead, if anything
+        self.odd_answers = 0
         self._ended = 0  # how often all watches were ended in good order
         self._open: set[web.StreamResponse] = set()
         self._changed = asyncio.Condition()
@@ -124,6 +126,9 @@ class Cluster:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if self.failing:
             return web.json_response({"kind": "Status", "code": self.failing}, status=self.failing)
+        if self.odd:
+            self.odd_answers += 1
+            return web.Response(text=self.odd, content_type="application/json")
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
             return web.json_response({"kind": "Status", "code": 401}, status=401)
         label = request.query.get("labelSelector", "")

@@ -148,6 +148,18 @@ async def test_a_watch_that_is_too_old_lists_again_and_makes_good_what_was_misse
     await until(router, _3="ready", _4="ready")
 
 
+@pytest.mark.parametrize("odd", ["<html>", "[]", '{"items": [{"metadata": {}}]}'])
+async def test_an_answer_that_is_no_list_of_pods_ends_nothing(router, cluster, odd):
+    await cluster.put("a", ADDRESSES[0])
+    await until(router, _2="ready")
+    cluster.odd = odd
+    await cluster.cut()
+    await holds(lambda: cluster.odd_answers == 2)  # it asks again after the first
+    cluster.odd = ""
+    await cluster.put("b", ADDRESSES[1])
+    await until(router, _2="ready", _3="ready")
+
+
 async def test_an_api_server_that_is_started_again_is_found_again(router, cluster):
     await cluster.put("a", ADDRESSES[0])
     await until(router, _2="ready")
