@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import aiohttp
 
 from router.ask import Unreachable, ask
 from router.fleet import Fleet, State, Worker
 from router.queues import Queues, read
+
+log = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds between two looks
 TIMEOUT = 1.0  # seconds; what comes later is not true any more
@@ -32,7 +35,10 @@ class Neighbours:
     async def _watch(self) -> None:
         while True:
             workers = [worker for worker in self._fleet.workers.values() if worker.state is State.READY]
-            await asyncio.gather(*(self._look(worker) for worker in workers))
+            try:
+                await asyncio.gather(*(self._look(worker) for worker in workers))
+            except Exception:  # a watch must outlive its own bugs: what was told last would be believed for ever
+                log.exception("asking the engines for their queues")
             await asyncio.sleep(INTERVAL)
 
     async def _look(self, worker: Worker) -> None:

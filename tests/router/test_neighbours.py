@@ -73,3 +73,14 @@ async def test_workers_that_are_not_ready_are_not_asked(watched, engine):
     await until(lambda: len(other.probes) >= 5)
     assert len(engine.probes) <= asked + 1
     await other.stop()
+
+
+async def test_the_watch_outlives_what_breaks_in_it(watched, monkeypatch, caplog):
+    _, worker = watched
+    await until(lambda: others(worker) == (2, 6))
+    reads = neighbours.read
+    monkeypatch.setattr(neighbours, "read", lambda metrics: 1 / 0)
+    await until(lambda: "ZeroDivisionError" in caplog.text)
+    monkeypatch.setattr(neighbours, "read", reads)
+    worker.others_waiting = 0.0
+    await until(lambda: others(worker) == (2, 6))
