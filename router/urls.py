@@ -39,15 +39,15 @@ def normalise(url: str, own: Collection[str] = ()) -> str:
 def registered(url: str, peer: str | None) -> str:
     """Where a server is that registers itself: one that names the wildcard address is taken as the peer's.
 
-    `lmdeploy serve api_server --proxy-url` sends the address that it listens on, by default 0.0.0.0. Raises BadRequest.
+    `lmdeploy serve api_server --proxy-url` sends the address that it listens on, by default 0.0.0.0. What is no URL is
+    returned as it is.
     """
-    parts = _PARTS.fullmatch(normalise(url))
-    assert parts is not None
-    host, at = address(parts["host"]), address(peer or "")
-    if host is None or at is None or not host.is_unspecified:
+    parts, at = _PARTS.fullmatch(url), address(peer or "")
+    host = address(parts["host"]) if parts else None
+    if parts is None or host is None or at is None or not host.is_unspecified:
         return url
     found = f"[{at}]" if at.version == 6 else str(at)
-    return f"{parts['scheme']}://{found}" + (f":{parts['port']}" if parts["port"] else "")
+    return f"{parts['scheme']}://{found}" + (f":{parts['port']}" if parts["port"] else "") + parts["rest"]
 
 
 def address(host: str) -> Address | None:

@@ -44,6 +44,14 @@ async def test_a_node_that_registers_the_wildcard_address_is_the_peer_and_goes_b
     assert plane.fleet.workers == {}
 
 
+@pytest.mark.parametrize("name", ["w9", "nowhere", "http://", "http://w:1/v1"])
+async def test_a_name_that_is_no_nodes_is_not_found_however_it_is_written(control, name):
+    plane = await control()
+    plane.lay(U, handle=None)
+    assert (await plane.post("/nodes/remove", json={"url": name}))[0] == 404
+    assert await plane.post("/nodes/remove", json={"url": "w0"}) == (200, "Deleted successfully")
+
+
 async def test_a_node_that_names_no_model_is_asked(control):
     plane = await control()
     async with Engine() as engine:
