@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import socket
 
 import aiohttp
@@ -14,6 +13,7 @@ from aiohttp.test_utils import unused_port
 from router import ask as module
 from router.ask import TimedOut, Unreachable, ask
 from tests.router.engines import Engine
+from tests.router.world import left_to_collect
 
 
 async def question(url: str) -> bytes:
@@ -69,12 +69,5 @@ async def test_a_question_that_fails_leaves_nothing_that_must_be_collected(url: 
                     await ask(session, "GET", url, timeout=0.01)
             await asyncio.sleep(0.01)
 
-        await fail(2)
-        gc.collect()
-        gc.disable()
-        try:
-            await fail(10)
-            assert gc.collect() < 100  # 79 objects each, when nothing is done about it
-        finally:
-            gc.enable()
+        assert await left_to_collect(fail) < 100  # 79 objects each, when nothing is done about it
     mute.close()

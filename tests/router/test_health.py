@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,6 +16,7 @@ from router.errors import NotFound
 from router.fleet import Breaker, Fleet, State, Worker
 from router.health import NotInference, Prober, Tally, learn, probe
 from tests.router.engines import MODELS, Engine, Handle, until
+from tests.router.world import left_to_collect
 
 FAST = RouterConfig(health_check_interval=0.01, health_check_timeout=1.0)
 
@@ -312,14 +312,7 @@ async def test_a_removed_worker_leaves_nothing_that_must_be_collected(session):
                 fleet.remove(guest)
             await asyncio.sleep(0.01)
 
-        await come_and_go(2)
-        gc.collect()
-        gc.disable()
-        try:
-            await come_and_go(10)
-            assert gc.collect() < 100  # 35 objects each, when nothing is done about it
-        finally:
-            gc.enable()
+        assert await left_to_collect(come_and_go) < 100  # 35 objects each, when nothing is done about it
 
 
 async def test_a_worker_is_never_asked_twice_at_once(session):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -227,3 +228,15 @@ class Recorder(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.data += data
+
+
+async def left_to_collect(repeat: Callable[[int], Awaitable[None]]) -> int:
+    """How many objects only the collector can free after this was done ten times, once all is warm."""
+    await repeat(2)
+    gc.collect()
+    gc.disable()
+    try:
+        await repeat(10)
+        return gc.collect()
+    finally:
+        gc.enable()
