@@ -35,6 +35,7 @@ MAX_PIPELINED = 1024 * 1024  # bytes that may wait behind a request under way
 HEAD_TIMEOUT = 10.0  # seconds for a head to become complete
 BODY_TIMEOUT = 30.0  # seconds without a byte of an unfinished body
 HELD_AT_MOST = 64 * 1024  # bytes that a client leaves unread, then its worker waits; over TLS uvloop would take 512 KB
+RECORD = 16 * 1024  # bytes of a TLS record: what is written at once over TLS
 LINGER = 2.0  # seconds to read on after an early refusal, so that the client gets to see it
 SAY_AGAIN = 60.0  # seconds between two lines in the log that say the same
 
@@ -59,6 +60,7 @@ class Gate:
         config = plane.config
         self.plane = plane
         self.key = config.api_key.encode() if config.api_key else None
+        self.secure = bool(config.ssl_certfile)
         self.id_headers = frozenset(name.lower().encode() for name in config.request_id_headers)
         self.origins = frozenset(origin.encode() for origin in config.cors_allowed_origins)
         self.fronts: set[Front] = set()
@@ -344,7 +346,12 @@ class Front:
     # -- the response (exchange.Client)
 
     def write(self, data: bytes) -> None:
-        self._transport.write(data)
+        """Pass it on. Over TLS by the record: whole reads cost a client that does not read 0.8 MB, records 0.33."""
+        if len(data) > RECORD and self._gate.secure:
+            for start in range(0, len(data), RECORD):
+                self._transport.write(data[start : start + RECORD])
+        else:
+            self._transport.write(data)
 
     def done(self, close: bool) -> None:
         self._exchange = None
