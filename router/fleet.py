@@ -4,7 +4,7 @@ One writer for each piece of state:
   lifecycle, pid, restarted  the supervisor (workers launched here) or the health watcher (all others)
   last_error                 the same; while the worker is ready, Fleet.failed
   draining                               the members service (router/members.py)
-  inflight, prefills, prefill_outstanding, context, latencies, *_tokens   Lease
+  inflight, prefills, prefill_outstanding, context, shared, latencies, *_tokens   Lease
   others_waiting, others_running         Fleet.set_others, called by Neighbours (router/neighbours.py)
   kv_tokens, kv_prompts                  Fleet.set_cache, called by learn() (router/health.py)
   failures, breaker                      Fleet.succeeded / failed / half_open, called by the exchange and the prober
@@ -103,6 +103,7 @@ class Worker:
         "requests_total",
         "restarted",
         "role",
+        "shared",
         "speed",
         "trial",
         "uncached_tokens",
@@ -142,6 +143,7 @@ class Worker:
         self.prefills = 0  # of those in flight, the ones that have no byte of answer yet
         self.prefill_outstanding = 0  # estimated uncached prompt tokens sent and not yet answered by a first byte
         self.context = 0  # estimated tokens, prompts and answers, of the requests that are being decoded
+        self.shared = 0  # of those, tokens that were found in its cache: others may refer to them, too
         # Requests there that other routers have sent, as far as the engine's own count tells.
         self.others_waiting = 0.0
         self.others_running = 0.0
@@ -187,13 +189,14 @@ class Lease:
     the calls come in.
     """
 
-    __slots__ = ("_began", "_context", "_decoded", "_fleet", "_open", "_prefill", "_uncached", "worker")
+    __slots__ = ("_began", "_context", "_decoded", "_fleet", "_open", "_prefill", "_shared", "_uncached", "worker")
 
     def __init__(self, fleet: Fleet, worker: Worker, uncached: int, now: float, prompt: int):
         self._fleet = fleet
         self.worker = worker
         self._uncached = uncached
         self._context = prompt
+        self._shared = prompt - uncached
         self._decoded = 0
         self._began = now
         self._open = True
@@ -213,6 +216,7 @@ class Lease:
         if self._open and self._prefill:
             self._end_prefill()
             self.worker.context += self._context
+            self.worker.shared += self._shared
 
     def decoded(self, tokens: int) -> None:
         """So many more tokens of the answer came."""
@@ -243,6 +247,7 @@ class Lease:
             self._end_prefill()
         else:
             worker.context -= self._context
+            worker.shared -= self._shared
         if latency:
             worker.latencies.append(now - self._began)
         if worker.trial is self:

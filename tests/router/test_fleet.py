@@ -23,6 +23,7 @@ class Out:
         self.lease, self.worker = lease, lease.worker
         self.tokens = tokens  # still outstanding
         self.context = context
+        self.shared = context - tokens
         self.prefill = True
         self.trial = trial
         self.open = True
@@ -145,6 +146,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert worker.prefill_outstanding == sum(out.tokens for out in mine)
             assert worker.prefills == sum(out.prefill for out in mine)
             assert worker.context == sum(out.context for out in mine if not out.prefill)
+            assert worker.shared == sum(out.shared for out in mine if not out.prefill)
             assert worker.requests_total == sum(out.worker is worker for out in self.outs)
 
     @invariant()
@@ -201,6 +203,17 @@ def fleet_of(*known: tuple[str, ...], max_failures: int = 3) -> tuple[Fleet, lis
 
 def counts(worker: Worker) -> tuple[int, int, int, int]:
     return worker.inflight, worker.prefills, worker.prefill_outstanding, worker.context
+
+
+def test_of_a_context_what_was_found_in_the_cache_is_shared_and_what_is_computed_is_not() -> None:
+    fleet, [worker] = fleet_of(())
+    lease = fleet.lease(worker, 100, 0.0, 150)
+    assert worker.shared == 0
+    lease.first_byte()
+    lease.decoded(7)
+    assert (worker.context, worker.shared) == (157, 50)
+    lease.release(1.0)
+    assert worker.shared == 0
 
 
 def test_a_lease_is_a_prefill_until_the_first_byte_and_a_growing_context_after_it() -> None:

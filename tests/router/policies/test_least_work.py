@@ -152,6 +152,13 @@ def test_a_prompt_goes_where_it_stalls_fewer_answers_and_a_short_one_where_steps
     assert Fleet(deep, shallow).whole(prompt(10, "a")) == "w1"
 
 
+def test_of_two_equal_contexts_the_one_that_others_may_refer_to_is_cheaper() -> None:
+    apart, together = workers(10, 10)
+    apart.context = together.context = 40_000
+    together.shared = 30_000
+    assert Fleet(apart, together).whole(prompt(10, "a")) == "w1"
+
+
 def test_a_workers_cache_ends_where_its_engine_says() -> None:
     [worker] = workers(0)
     worker.kv_tokens = 250
@@ -323,7 +330,7 @@ def test_while_somebody_is_idle_a_hit_is_not_worth_slow_answers() -> None:
         fleet = Fleet(*workers(0, 0, 0))
         busy, other = fleet.fleet.workers["w0"], fleet.fleet.workers["w1"]
         fleet.work.index.insert(LONG, "w0")
-        busy.inflight, busy.context = 8, 12_000  # 0.03 a token: 360 tokens of prefill; 0.2: 2,400
+        busy.inflight, busy.context = 8, 12_000  # 0.07 a token: 840 tokens of prefill; 0.25: 3,000
         other.inflight, other.context = 1, 100_000
         if not spare:
             fleet.fleet.workers["w2"].inflight = 1
