@@ -16,10 +16,8 @@ from setuptools.command.build_ext import build_ext
 POLICIES = sorted(glob.glob("router/policies/[a-z]*.py"))
 COMPILED = [
     *(f"router/{name}.py" for name in ("front", "http1", "request", "admission", "exchange", "upstream", "relay")),
-    *(
-        f"router/{name}.py"
-        for name in ("abridge", "crowd", "fleet", "metrics", "prefix", "retry", "suspects", "trace", "usage")
-    ),
+    *(f"router/{name}.py" for name in ("abridge", "bootstrap", "crowd", "fleet", "metrics", "pairs", "prefix")),
+    *(f"router/{name}.py" for name in ("retry", "suspects", "trace", "usage")),
     *POLICIES,
 ]
 # What these modules import is there when they are built (setup_requires), so that mypyc knows its types; what the rest

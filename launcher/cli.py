@@ -14,6 +14,7 @@ from launcher import __version__, doctor, manage, run, survey, tables
 from launcher.config import ENGINE_NAMES, LaunchConfig
 from launcher.errors import BadConfig, LaunchError
 from router.cli import (
+    PAIRS,
     announce,
     complain,
     config_option,
@@ -108,7 +109,7 @@ class _Launch(click.Group):
                 formatter.write_dl(rows)
 
 
-_ROUTERS = {option.name for option in router_options()} - set(SHARED)
+_ROUTERS = {option.name for option in router_options(PAIRS)} - set(SHARED)
 _COMMANDED = f"{__name__}.commanded"
 
 
@@ -159,7 +160,7 @@ DOCTOR = _Doctor(
         config_option([ENGINE_ARGS]),
         click.Option(["--json", "as_json"], is_flag=True, help="Answer for programs."),
         *launch_options(),
-        *router_options(),
+        *router_options(PAIRS),
     ],
     help=_doctor.__doc__,
     options_metavar="[OPTIONS] [-- ENGINE OPTIONS]",
@@ -170,7 +171,7 @@ DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Show what would be sta
 command = _Launch(
     "launch",
     callback=_launch,
-    params=[config_option([ENGINE_ARGS]), DRY_RUN, *launch_options(), *router_options()],
+    params=[config_option([ENGINE_ARGS]), DRY_RUN, *launch_options(), *router_options(PAIRS)],
     help=_launch.__doc__,
     epilog=epilog("launch", "dp-size"),
     invoke_without_command=True,

@@ -26,12 +26,18 @@ def _device(worker: Worker) -> str:
     return f"GPU {','.join(map(str, worker['devices']))}" if worker.get("devices") else "-"
 
 
+def _type(worker: Worker) -> object:
+    """Only where there are others than whole ones."""
+    return None if worker.get("worker_type") == "regular" else worker.get("worker_type")
+
+
 def _trouble(worker: Worker) -> object:
     return None if worker.get("healthy") else worker.get("last_error")
 
 
 STATUS: Columns = (
     ("worker", lambda worker: worker.get("id")),
+    ("type", _type),
     ("state", lambda worker: worker.get("state")),
     ("device", _device),
     ("in flight", lambda worker: worker.get("inflight")),
@@ -40,7 +46,7 @@ STATUS: Columns = (
     ("trouble", _trouble),
 )
 WORKERS: Columns = (
-    *STATUS[:4],
+    *STATUS[:5],
     ("prefill tokens", lambda worker: worker.get("prefill_outstanding")),
     ("restarts", lambda worker: worker.get("restarts")),
     ("pid", lambda worker: worker.get("pid")),

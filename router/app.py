@@ -19,7 +19,7 @@ from router import api, journal, policies, sockets
 from router.config import ConfigError, RouterConfig
 from router.errors import RouterError
 from router.exchange import TICK, Plane
-from router.fleet import Fleet
+from router.fleet import Fleet, Role
 from router.front import Gate
 from router.kubernetes import Discovery
 from router.loop import sweep
@@ -46,7 +46,8 @@ class Router:
     def __init__(self, config: RouterConfig):
         self.config = config
         self.fleet = Fleet(config.max_worker_retries)
-        self.policy = policies.make(config)
+        self.policy = policies.make(config, Role.PREFILL if config.pd_disaggregation else Role.REGULAR)
+        self.decode_policy = policies.make(config, Role.DECODE) if config.pd_disaggregation else None
         self.metrics = Metrics()
         self.port = config.port  # the port that was bound, where 0 was asked for
         self._ticker: asyncio.TimerHandle | None = None
@@ -62,7 +63,9 @@ class Router:
         loop = self._loop = asyncio.get_running_loop()
         limit = sockets.raise_limit()
         self._traces = _traces(self.config)
-        self.plane = Plane(self.config, self.fleet, self.policy, self.metrics, loop, random.Random())
+        self.plane = Plane(
+            self.config, self.fleet, self.policy, self.metrics, loop, random.Random(), self.decode_policy
+        )
         self.plane.trace = self._traces
         self._gate = Gate(self.plane)
         self._gate.most = sockets.most_clients(limit)

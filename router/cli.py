@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import ipaddress
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 
+# Of RouterConfig, what concerns workers that nobody launches: options of `router` alone.
+PAIRS = ("pd_disaggregation", "prefill", "decode", "prefill_policy", "decode_policy")
+
 # What each option means; a unit is its metavar.
 HELP: dict[str, tuple[str, str | None]] = {
     "host": ("Address to listen on. 0.0.0.0 opens the server to the network.", None),
@@ -41,6 +45,14 @@ HELP: dict[str, tuple[str, str | None]] = {
     "service_discovery_port": ("Port on which they listen.", None),
     "service_discovery_namespace": ("Their namespace; all of them if none is given.", None),
     "router_replicas": ("Routers over the same workers, this one included.", None),
+    "pd_disaggregation": ("Each request goes to a prefill and a decode worker of SGLang's.", None),
+    "prefill": (
+        "Prefill workers, each with its bootstrap port, or none where it is the default.",
+        "URL [PORT|none] ...",
+    ),
+    "decode": ("Decode workers, one or more.", "URL ..."),
+    "prefill_policy": ("How the prefill worker is chosen; as --policy says if it is not given.", None),
+    "decode_policy": ("How the decode worker is chosen; as --policy says if it is not given.", None),
     "policy": ("How the worker for a request is chosen.", None),
     "cache_threshold": ("Share of a prompt that must be cached for a cache hit.", "0..1"),
     "balance_abs_threshold": (
@@ -73,7 +85,13 @@ HELP: dict[str, tuple[str, str | None]] = {
     "log_level": ("How much is logged.", None),
     "log_format": ("How it is logged: lines for people, or an object per line for programs.", None),
 }
-CHOICES: dict[str, Sequence[str]] = {"policy": tuple(POLICIES), "log_level": LOG_LEVELS, "log_format": LOG_FORMATS}
+CHOICES: dict[str, Sequence[str]] = {
+    "policy": tuple(POLICIES),
+    "prefill_policy": tuple(POLICIES),
+    "decode_policy": tuple(POLICIES),
+    "log_level": LOG_LEVELS,
+    "log_format": LOG_FORMATS,
+}
 KEYS = ("api_key", "admin_api_key")
 
 
@@ -81,9 +99,10 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def router_options() -> list[click.Option]:
-    """An option for each field of RouterConfig, and a file for each key."""
-    options = [option(field, *HELP[field.name], CHOICES.get(field.name)) for field in dataclasses.fields(RouterConfig)]
+def router_options(left_out: Sequence[str] = ()) -> list[click.Option]:
+    """An option for each field of RouterConfig but those left out, and a file for each key."""
+    fields = [field for field in dataclasses.fields(RouterConfig) if field.name not in left_out]
+    options = [option(field, *HELP[field.name], CHOICES.get(field.name)) for field in fields]
     for key in KEYS:
         text = f"File that holds the key of {flag(key)}."
         options.append(click.Option([flag(key) + "-file"], metavar="FILE", type=click.Path(dir_okay=False), help=text))
@@ -131,19 +150,39 @@ def option(
 
 def router_config(params: dict[str, Any]) -> RouterConfig:
     """Settings from the options' values. Raises ConfigError."""
-    values = {field.name: params[field.name] for field in dataclasses.fields(RouterConfig)}
-    for url in values["worker_urls"]:
-        _check_url(url)
+    values = {field.name: params[field.name] for field in dataclasses.fields(RouterConfig) if field.name in params}
+    values["prefill"] = with_ports(values.get("prefill", ()))
+    urls = {
+        "worker_urls": values["worker_urls"],
+        "prefill": dict(values["prefill"]),
+        "decode": values.get("decode", ()),
+    }
+    for name, given in urls.items():
+        for url in given:
+            _check_url(name, url)
     for key in KEYS:
         values[key] = _key(key, values[key], params[key + "_file"])
     return RouterConfig(**values)
 
 
-def _check_url(url: str) -> None:
+def _check_url(option: str, url: str) -> None:
     try:
         normalise(url)
     except BadRequest as error:
-        raise ConfigError(f"--worker-urls: {error.message}") from None
+        raise ConfigError(f"{flag(option)}: {error.message}") from None
+
+
+def with_ports(words: Sequence[str]) -> tuple[tuple[str, int | None], ...]:
+    """`http://a 9000 http://b none http://c`: each URL with its bootstrap port, if it has one. Raises ConfigError."""
+    found: list[tuple[str, int | None]] = []
+    for before, word in zip(("", *words), words, strict=False):
+        if not re.fullmatch(r"[0-9]{1,9}|none", word):
+            found.append((word, None))
+        elif not found or before != found[-1][0]:
+            raise ConfigError(f"--prefill has {word} without a URL before it: give URL, or URL PORT")
+        elif word != "none":
+            found[-1] = (before, int(word))
+    return tuple(found)
 
 
 def _key(name: str, given: str | None, file: str | None) -> str | None:
@@ -323,7 +362,7 @@ async def serve(config: RouterConfig, say: Callable[[str], None] = announce) -> 
     router = Router(config)
     await router.start()
     try:
-        greet(f"router over {_count(config.worker_urls)}, policy {config.policy}", config, router.port, say)
+        greet(f"router over {_workers(config)}, policy {config.policy}", config, router.port, say)
         await signals.next()
         return await drained(router, config.drain_timeout, signals)
     finally:
@@ -342,8 +381,11 @@ async def drained(router: Router, timeout: float, signals: Signals) -> int:
     return code
 
 
-def _count(urls: Sequence[str]) -> str:
-    return f"{len(urls)} worker" + ("" if len(urls) == 1 else "s") if urls else "no worker yet"
+def _workers(config: RouterConfig) -> str:
+    if config.pd_disaggregation:
+        return f"{len(config.prefill)} prefill and {len(config.decode)} decode workers"
+    count = len(config.worker_urls)
+    return f"{count} worker" + ("" if count == 1 else "s") if count else "no worker yet"
 
 
 EPILOG = """Every option can also be set by an environment variable, --{example} by {NAME}_{EXAMPLE}, or in a file.

@@ -27,6 +27,11 @@ class RouterConfig:
     service_discovery_port: int = 80  # where they listen
     service_discovery_namespace: str | None = None  # None: all namespaces
     router_replicas: int = 1  # routers over the same workers, this one included
+    pd_disaggregation: bool = False  # each request is prefilled by one worker and decoded by another
+    prefill: tuple[tuple[str, int | None], ...] = ()  # URL and bootstrap port; None: the engine's default
+    decode: tuple[str, ...] = ()
+    prefill_policy: str | None = None  # None: as `policy`
+    decode_policy: str | None = None
     policy: str = "least_work"
     cache_threshold: float = 0.5  # lowest match rate that counts as a cache hit
     balance_abs_threshold: int = 32  # requests
@@ -82,6 +87,20 @@ class RouterConfig:
             raise ConfigError("--service-discovery needs --selector: which labels do the workers' pods have?")
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             raise ConfigError("--ssl-certfile and --ssl-keyfile belong together: give both, or neither")
+        self._check_roles()
+
+    def _check_roles(self) -> None:
+        """A router has workers that do all of a request, or workers that do a half of it."""
+        if self.pd_disaggregation and self.worker_urls:
+            raise ConfigError("--pd-disaggregation has no place for --worker-urls: give --prefill URL and --decode URL")
+        if self.pd_disaggregation and self.service_discovery:
+            raise ConfigError("--service-discovery cannot tell prefill from decode workers: leave it out")
+        for name in ("prefill", "decode", "prefill_policy", "decode_policy"):
+            if getattr(self, name) and not self.pd_disaggregation:
+                raise ConfigError(f"{_flag(name)} needs --pd-disaggregation")
+        for url, port in self.prefill:
+            if port is not None and not 1 <= port <= 65_535:
+                raise ConfigError(f"--prefill {url} has the bootstrap port {port}: it must lie between 1 and 65535")
 
 
 def _flag(name: str) -> str:

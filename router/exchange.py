@@ -24,7 +24,7 @@ from router import sockets, trace
 from router.admission import Admission
 from router.config import RouterConfig
 from router.errors import ModelNotFound, NoWorker, QueueFull, QueueTimeout, RouterError, WorkersFailed, WorkerTimeout
-from router.fleet import Fleet, Lease, Worker
+from router.fleet import Fleet, Lease, Role, Worker
 from router.generate import Translation
 from router.http1 import ResponseHead, without
 from router.metrics import Metrics
@@ -71,10 +71,12 @@ class Plane:
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
         rng: random.Random,
+        decode_policy: Policy | None = None,
     ):
         self.config = config
         self.fleet = fleet
         self.policy = policy
+        self.decode_policy = decode_policy  # not None: requests go to pairs, and `policy` is for their prefill workers
         self.metrics = metrics
         self.loop = loop
         self.clock = time.monotonic  # the loop's own has milliseconds
@@ -91,6 +93,8 @@ class Plane:
         self.trace: Callable[[trace.Span], None] | None = None  # takes each request's span; None: nobody wants them
         self._next_upkeep = self.clock() + config.eviction_interval
         fleet.on_forget.append(policy.forget)
+        if decode_policy is not None:
+            fleet.on_forget.append(decode_policy.forget)
         fleet.on_remove.append(self.pool.drop)
 
     def tick(self, now: float) -> None:
@@ -105,6 +109,8 @@ class Plane:
         if now >= self._next_upkeep:
             self._next_upkeep = now + self.config.eviction_interval
             self.policy.upkeep(now)
+            if self.decode_policy is not None:
+                self.decode_policy.upkeep(now)
 
     def next_suspects(self) -> None:
         """Those who waited for a worker without a suspect look again."""
@@ -119,8 +125,40 @@ class Plane:
             self.loop.call_soon(following.admitted)
 
 
+class Lost(Exception):
+    """No connection to a worker is to be had."""
+
+    def __init__(self, fault: Fault, reason: str):
+        super().__init__(reason)
+        self.fault = fault
+        self.reason = reason
+
+
+async def reach(plane: Plane, worker: Worker) -> Connection:
+    """A fresh connection. Raises Lost."""
+    try:
+        connection = await plane.connect(worker)
+    except OSError as error:
+        fault = Fault.NO_SOCKET if sockets.exhausted(error) else Fault.NOT_SENT
+        if fault is Fault.NO_SOCKET:
+            plane.pool.close()  # the only ones that can be spared
+        raise Lost(fault, f"no connection to the worker: {error.strerror or error}") from None
+    if connection.transport.is_closing():  # a proxy in front of nothing does that, and who talks first
+        raise Lost(Fault.NOT_SENT, "the worker closed the connection at once")
+    return connection
+
+
+def post(target: bytes, worker: Worker, lines: bytes, length: int) -> bytes:
+    """The head of a request to a worker."""
+    host = authority(worker.url)
+    return b"POST %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (target, host, lines, length)
+
+
 class Exchange:
-    """One request, from its last body byte in to its last body byte out. Nothing is left behind, however it ends."""
+    """One request, from its last body byte in to its last body byte out. Nothing is left behind, however it ends.
+
+    router/pairs.py has the one whose request goes to two workers.
+    """
 
     __slots__ = (
         "_attempts", "_before", "_body", "_budgeted", "_client", "_committed", "_connection", "_head", "_in", "_latest",
@@ -193,9 +231,7 @@ class Exchange:
     def dispatch(self) -> None:
         """Pick a worker and try it."""
         plane, request = self._plane, self._request
-        workers = plane.fleet.candidates(request.model)
-        if self._attempts is not None:
-            workers = plane.fleet.untried(request.model, self._attempts.tried) or workers
+        workers = self._left(None)
         if not workers:
             self._refuse(self._nobody())
             return
@@ -209,6 +245,13 @@ class Exchange:
         worker = plane.policy.pick(request, workers, self._started, plane.rng)
         plane.metrics.picked(perf_counter() - began, request.matched, len(request.key))
         self._try(worker)
+
+    def _left(self, role: Role | None) -> tuple[Worker, ...]:
+        """Who may get it: those that it has not met, as long as there are some."""
+        fleet, model = self._plane.fleet, self._request.model
+        if self._attempts is not None and (untried := fleet.untried(model, self._attempts.tried, role)):
+            return untried
+        return fleet.candidates(model, role)
 
     def _nobody(self) -> RouterError:
         fleet, model = self._plane.fleet, self._request.model
@@ -240,6 +283,10 @@ class Exchange:
         )
         if self._attempts is not None and self._attempts.suspect:
             plane.suspects.take(self, worker, plane.clock())
+        self._reach(worker, fresh)
+
+    def _reach(self, worker: Worker, fresh: bool) -> None:
+        plane = self._plane
         connection = None if fresh else plane.pool.take(worker)
         if connection is None:
             self._task = plane.loop.create_task(self._connect(worker))
@@ -247,20 +294,18 @@ class Exchange:
             self._send(connection)
 
     async def _connect(self, worker: Worker) -> None:
+        lease, connection, lost = self._lease, None, None
         try:
-            connection = await self._plane.connect(worker)
-        except OSError as error:
-            self._task = None
-            fault = Fault.NO_SOCKET if sockets.exhausted(error) else Fault.NOT_SENT
-            if fault is Fault.NO_SOCKET:
-                self._plane.pool.close()  # the only ones that can be spared
-            self.on_lost(fault, f"no connection to the worker: {error.strerror or error}")
+            connection = await reach(self._plane, worker)
+        except Lost as error:
+            lost = error
+        if not self._open or self._task is None or self._lease is not lease:  # called off
+            if connection is not None:  # before Python 3.12 wait_for() drops a cancellation that meets its result
+                connection.abort()
             return
         self._task = None
-        if not self._open:  # before Python 3.12 wait_for() drops a cancellation that meets its result
-            connection.abort()
-        elif connection.transport.is_closing():  # a proxy in front of nothing does that, and who talks first
-            self.on_lost(Fault.NOT_SENT, "the worker closed the connection at once")
+        if lost is not None:
+            self.on_lost(lost.fault, lost.reason)
         else:
             self._send(connection)
 
@@ -271,23 +316,25 @@ class Exchange:
         if translation is not None:
             target, body = translation.path.encode(), translation.body
             lines = without(without(lines, b"accept-encoding"), b"content-type") + b"content-type: application/json\r\n"
-        host = authority(connection.worker.url)
-        request = b"POST %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (target, host, lines, len(body))
-        connection.send(self, request, body)
+        connection.send(self, post(target, connection.worker, lines, len(body)), body)
 
     # -- the worker's answer
 
     def on_head(self, head: ResponseHead) -> bool:
         fault = classify(head.status, head.retry_after)
         if fault is not None:
-            self._count(fault, f"the worker answered {head.status}")
-            retry = self._retry(fault)
+            self._count(fault, f"the worker answered {head.status}", self._worker)
+            retry = self._retry(fault, self._worker)
             if retry is not None:
                 self._connection.abort()
                 self._connection = None
                 self._give_back(self._plane.clock())
                 self._again(fault, retry)
                 return False
+        return self._answer(head)
+
+    def _answer(self, head: ResponseHead) -> bool:
+        """This is what the client gets; returns whether its body is wanted without chunk framing."""
         self._head = head
         self._relay = choose(
             chunked=head.chunked,
@@ -327,18 +374,22 @@ class Exchange:
     def on_lost(self, fault: Fault, reason: str) -> None:
         self._connection = None
         if self._committed:
-            self._count(Fault.BROKEN, reason)
+            self._count(Fault.BROKEN, reason, self._worker)
             self._break(reason)
-            return
+        else:
+            self._failed(fault, reason, self._worker)
+
+    def _failed(self, fault: Fault, reason: str, worker: Worker) -> None:
+        """Nothing has gone to the client: try again, or give up."""
         if self._attempts is not None:
             fault = refine(fault, self._attempts)
-        self._count(fault, reason)
+        self._count(fault, reason, worker)
         self._head = self._relay = None
         if self._ttfb is not None:  # bytes came, none that could be passed on
             self._ttfb = None
             self._plane.waiting[self] = self._started + self._plane.config.request_timeout
         self._give_back(self._plane.clock())
-        retry = self._retry(fault)
+        retry = self._retry(fault, worker)
         if retry is not None:
             self._again(fault, retry)
         else:
@@ -386,20 +437,20 @@ class Exchange:
 
     # -- faults
 
-    def _count(self, fault: Fault, reason: str) -> None:
+    def _count(self, fault: Fault, reason: str, worker: Worker) -> None:
         self._reason = reason
-        log.info("request %s: %s on %s: %s", self.id.decode("latin-1"), fault.value, self._worker.id, reason)
+        log.info("request %s: %s on %s: %s", self.id.decode("latin-1"), fault.value, worker.id, reason)
         if RULES[fault].counts_worker:
-            self._plane.fleet.failed(self._worker, reason)
+            self._plane.fleet.failed(worker, reason)
 
-    def _retry(self, fault: Fault) -> Retry | None:
+    def _retry(self, fault: Fault, worker: Worker) -> Retry | None:
         plane = self._plane
         attempts = self._attempts = self._attempts or Attempts()
-        attempts.tried.add(self._worker.id)
+        attempts.tried.add(worker.id)
         return decide(
             fault,
             attempts,
-            untried=bool(plane.fleet.untried(self._request.model, attempts.tried)),
+            untried=bool(plane.fleet.untried(self._request.model, attempts.tried, worker.role)),
             max_retries=plane.config.max_total_retries,
             budget=self._budgeted or budget_left(plane.retrying, plane.metrics.inflight),
             rng=plane.rng,
@@ -422,8 +473,12 @@ class Exchange:
         timeout = self._plane.config.request_timeout
         reason = f"no answer within {timeout:g} s"
         if self._connection is not None:
-            self._count(Fault.TIMEOUT, reason)
+            self._count(Fault.TIMEOUT, reason, self._late())
         self._refuse(WorkerTimeout(reason))
+
+    def _late(self) -> Worker | None:
+        """Whose answer has not come."""
+        return self._worker
 
     # -- the end
 

@@ -118,6 +118,12 @@ def _of_workers(workers: list[Worker]) -> Iterator[Metric]:
         for cause in Cause:
             restarts.add_metric((worker.url, cause.value), worker.restarted.get(cause, 0))
     yield restarts
+    types = GaugeMetricFamily(
+        _PREFIX + "worker_type", "1; of a request, the worker does all (regular) or half", labels=("worker", "type")
+    )
+    for worker in workers:
+        types.add_metric((worker.url, worker.role.value), 1.0)
+    yield types
     states = GaugeMetricFamily(_PREFIX + "worker_state", "1 for the worker's state, else 0", labels=("worker", "state"))
     for worker in workers:
         for state in State:

@@ -32,6 +32,14 @@ class State(str, enum.Enum):
     STOPPED = "stopped"
 
 
+class Role(str, enum.Enum):
+    """What of a request a worker does."""
+
+    REGULAR = "regular"  # all of it
+    PREFILL = "prefill"  # computes the prompt and hands its KV cache over
+    DECODE = "decode"  # takes that, and makes the answer
+
+
 class Breaker(enum.Enum):
     """Passive health. OPEN workers get no request; a HALF_OPEN one gets a single trial request."""
 
@@ -74,6 +82,7 @@ class Worker:
 
     __slots__ = (
         "answer_tokens",
+        "bootstrap_port",
         "breaker",
         "context",
         "devices",
@@ -122,13 +131,16 @@ class Worker:
         ready_path: str = "/health",
         lifecycle: State = State.STARTING,
         handle: Handle | None = None,
+        role: Role = Role.REGULAR,
+        bootstrap_port: int | None = None,
     ):
         self.id = id
         self.url = url
         self.devices = devices
         self.models = models  # () until the worker has told: it then takes requests for any model
         self.speed = speed  # relative throughput, any unit, the user's word; None: not given
-        self.role = 1  # LMDeploy's EngineRole.Hybrid
+        self.role = role
+        self.bootstrap_port = bootstrap_port  # where a prefill worker meets decode workers; None: the engine's default
         self.native_generate = native_generate  # None: not known yet (asked at the first successful probe)
         self.ready_path = ready_path
         self.kv_tokens: int | None = None  # what its KV cache holds; None: it has not told
@@ -266,7 +278,7 @@ class Fleet:
     def __init__(self, max_worker_retries: int = 3):
         self.workers: dict[str, Worker] = {}
         self._max_failures = max_worker_retries
-        self._candidates: dict[str | None, tuple[Worker, ...]] = {}
+        self._candidates: dict[str | tuple[str | None, Role] | None, tuple[Worker, ...]] = {}
         self._serial = 0
         self._silent: list[tuple[float, int, Lease]] = []  # heap: requests that say nothing until they are answered
         self._leases = 0  # of those
@@ -387,36 +399,37 @@ class Fleet:
 
     # -- choice
 
-    def candidates(self, model: str | None) -> tuple[Worker, ...]:
-        """The workers that may get a request for `model` now (None: any model).
+    def candidates(self, model: str | None, role: Role | None = None) -> tuple[Worker, ...]:
+        """The workers that may get a request for `model` now (None: any model), or their part of one.
 
         When every living worker is unavailable, all of them are candidates: the last living worker is never ejected.
         One that only does not answer its probes is living when nobody does better.
         """
-        found = self._candidates.get(model)
+        key = model if role is None else (model, role)
+        found = self._candidates.get(key)
         if found is None:
-            found = self._find(model)
+            found = self._find(model, role)
             if model is None or model in self.models():  # clients make names up: those would fill the memory
-                self._candidates[model] = found
+                self._candidates[key] = found
         return found
 
-    def untried(self, model: str | None, tried: Container[str]) -> tuple[Worker, ...]:
+    def untried(self, model: str | None, tried: Container[str], role: Role | None = None) -> tuple[Worker, ...]:
         """Who may get a request that has failed on the workers with these ids.
 
         An unavailable worker is better than none: what made it so may be what others asked of it.
         """
-        left = tuple(w for w in self.candidates(model) if w.id not in tried)
-        return left or tuple(w for w in self._living(model) if w.id not in tried)
+        left = tuple(w for w in self.candidates(model, role) if w.id not in tried)
+        return left or tuple(w for w in self._living(model, role) if w.id not in tried)
 
-    def _find(self, model: str | None) -> tuple[Worker, ...]:
-        living = self._living(model)
+    def _find(self, model: str | None, role: Role | None) -> tuple[Worker, ...]:
+        living = self._living(model, role)
         usable = tuple(
             w for w in living if w.breaker is Breaker.CLOSED or (w.breaker is Breaker.HALF_OPEN and w.trial is None)
         )
         return usable or tuple(living)
 
-    def _living(self, model: str | None) -> list[Worker]:
-        serving = [w for w in self.workers.values() if not w.draining]
+    def _living(self, model: str | None, role: Role | None) -> list[Worker]:
+        serving = [w for w in self.workers.values() if not w.draining and (role is None or w.role is role)]
         if model is not None:
             serving = [w for w in serving if not w.models or model in w.models]
         return [w for w in serving if w.lifecycle is State.READY] or [w for w in serving if w.alive]

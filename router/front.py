@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from router.errors import BadRequest, HeadersTooLarge, PayloadTooLarge, RequestTimeout, RouterError, Unauthorized
 from router.exchange import Exchange
 from router.http1 import Chunks, RequestHead, request_head
+from router.pairs import PairExchange
 from router.request import INFERENCE_PATHS, parse
 
 if TYPE_CHECKING:
@@ -328,7 +329,10 @@ class Front:
             self.refuse(error)
             return
         lines = b"%bx-request-id: %b\r\n" % (head.lines, self._id)
-        self._exchange = Exchange(gate.plane, self, request, head.target, lines, body, self._id)
+        if gate.plane.decode_policy is None:
+            self._exchange = Exchange(gate.plane, self, request, head.target, lines, body, self._id)
+        else:
+            self._exchange = PairExchange(gate.plane, self, request, head.target, lines, body, self._id)
         self._exchange.start()
 
     def _pipeline(self, data: bytes) -> None:

@@ -16,7 +16,7 @@ import psutil
 from router.ask import TimedOut, Unreachable, ask
 from router.config import RouterConfig
 from router.errors import BadRequest, NotFound, WorkersFailed, WorkerTimeout
-from router.fleet import Fleet, Worker
+from router.fleet import Fleet, Role, Worker
 from router.health import Prober
 from router.urls import MAX_LENGTH, normalise
 
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 IDLE_POLL = 0.05  # seconds between looks at a draining worker's in-flight count
 FLUSH_TIMEOUT = 30.0  # seconds; an engine flushes between two batches
 TERMINATE_TIMEOUT = 10.0  # seconds
-HYBRID = 1  # LMDeploy's role of a worker that does both prefill and decode
 
 T = TypeVar("T")
 
@@ -46,8 +45,13 @@ class Members:
     async def start(self) -> None:
         """Begin watching, and add the configured workers without waiting for them. Raises BadRequest."""
         self._prober.start()
-        for url in dict.fromkeys(self.normalise(url) for url in self._config.worker_urls):
+        config = self._config
+        for url in dict.fromkeys(self.normalise(url) for url in config.worker_urls):
             self.admit(url)
+        for url, port in config.prefill:
+            self.admit(url, role=Role.PREFILL, bootstrap_port=port)
+        for url in config.decode:
+            self.admit(url, role=Role.DECODE)
 
     async def close(self) -> None:
         """Stop watching and give up what is still being done."""
@@ -70,12 +74,22 @@ class Members:
             raise NotFound(f"Worker {name[:MAX_LENGTH]} not found")
         return worker
 
-    def admit(self, url: str, models: tuple[str, ...] = (), speed: float | None = None) -> Worker:
-        """Add a worker and watch it, without waiting for it. Raises BadRequest (bad URL, already there)."""
+    def admit(
+        self,
+        url: str,
+        models: tuple[str, ...] = (),
+        speed: float | None = None,
+        role: Role = Role.REGULAR,
+        bootstrap_port: int | None = None,
+    ) -> Worker:
+        """Add a worker and watch it, without waiting for it. Raises BadRequest (bad URL or role, already there)."""
         url = self.normalise(url)
+        check_role(url, role, bootstrap_port, self._config.pd_disaggregation)
         if self._fleet.by_url(url):
             raise BadRequest(f"Worker {url} already exists", param="url")
-        worker = Worker(self._fleet.next_id(), url, models=models, speed=speed)
+        worker = Worker(
+            self._fleet.next_id(), url, models=models, speed=speed, role=role, bootstrap_port=bootstrap_port
+        )
         self._fleet.add(worker)
         return worker
 
@@ -87,21 +101,22 @@ class Members:
         timeout: float | None = None,
         models: Iterable[str] = (),
         speed: float | None = None,
-        role: int = HYBRID,
+        role: Role = Role.REGULAR,
+        bootstrap_port: int | None = None,
     ) -> Worker:
         """Add a worker; with `wait`, return once it is healthy, or remove it again after `timeout` seconds.
 
-        Raises BadRequest (bad URL, already there, not an inference server) or WorkerTimeout.
+        Raises BadRequest (bad URL or role, already there, not an inference server) or WorkerTimeout.
         """
-        check_status(speed, role)
-        worker = self.admit(url, tuple(models), speed)
+        check_speed(speed)
+        worker = self.admit(url, tuple(models), speed, role, bootstrap_port)
         if wait:
             await self._until_up(worker, self._config.worker_startup_timeout if timeout is None else timeout)
         return worker
 
-    def update(self, worker: Worker, models: Iterable[str], speed: float | None, role: int = HYBRID) -> None:
+    def update(self, worker: Worker, models: Iterable[str], speed: float | None) -> None:
         """A worker that restarted elsewhere has registered once more: take what it says; its cache is gone."""
-        check_status(speed, role)
+        check_speed(speed)
         if models:
             self._fleet.set_models(worker, models)
         worker.speed = speed
@@ -274,13 +289,28 @@ def own_addresses(host: str, port: int, names: Iterable[str]) -> frozenset[str]:
     return frozenset(f"[{host}]:{port}" if ":" in host else f"{host.lower()}:{port}" for host in hosts)
 
 
-def check_status(speed: float | None, role: int) -> None:
-    """Raise BadRequest for a speed or role that cannot be routed by."""
+def check_speed(speed: float | None) -> None:
+    """Raise BadRequest for a speed that cannot be routed by."""
     if speed is not None and not (math.isfinite(speed) and speed > 0):
         raise BadRequest(
             f"speed is {speed:g}: it must be above zero, in any unit that all workers share", param="speed"
         )
-    if role != HYBRID:
+
+
+def check_role(url: str, role: Role, bootstrap_port: int | None, pairs: bool) -> None:
+    """Raise BadRequest for a worker that has no place in this router; `pairs`: it pairs prefill with decode workers."""
+    if pairs and role is Role.REGULAR:
         raise BadRequest(
-            f"role {role} is not supported: workers do both prefill and decode here, role {HYBRID}", param="role"
+            f"worker {url} needs a worker_type here, prefill or decode: this router has --pd-disaggregation",
+            param="worker_type",
         )
+    if role is not Role.REGULAR and not pairs:
+        raise BadRequest(
+            f"worker {url} is a {role.value} worker: those need a router with --pd-disaggregation", param="worker_type"
+        )
+    if bootstrap_port is None:
+        return
+    if role is not Role.PREFILL:
+        raise BadRequest(f"worker {url} is no prefill worker: only those have a bootstrap_port", param="bootstrap_port")
+    if not 1 <= bootstrap_port <= 65_535:
+        raise BadRequest(f"bootstrap_port is {bootstrap_port}: it must lie between 1 and 65535", param="bootstrap_port")

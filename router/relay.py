@@ -8,6 +8,7 @@ let through, one chunk a piece: where an error event may still follow, the route
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Protocol
 
 from router.generate import Translation
@@ -117,13 +118,13 @@ class Decoded:
 
 
 class Whole:
-    """A complete answer, translated at its end."""
+    """A complete answer, made another one at its end by a function that raises ValueError when it cannot."""
 
     decoded = True
     framing = b""
 
-    def __init__(self, translation: Translation):
-        self._translation = translation
+    def __init__(self, change: Callable[[bytes], bytes]):
+        self._change = change
         self._parts: list[bytes] = []
 
     def feed(self, data: bytes) -> bytes:
@@ -131,7 +132,7 @@ class Whole:
         return b""
 
     def finish(self) -> bytes:
-        body = self._translation.whole(b"".join(self._parts))
+        body = self._change(b"".join(self._parts))
         self.framing = b"content-length: %d\r\n" % len(body)
         return body
 
@@ -144,7 +145,7 @@ def choose(
 ) -> Relay:
     """The relay for an answer: `chunked` or `sized` as the worker framed it, `events` for text/event-stream."""
     if translation is not None and ok:
-        return Decoded(http10, translation) if translation.stream else Whole(translation)
+        return Decoded(http10, translation) if translation.stream else Whole(translation.whole)
     if sized:
         return Raw()
     if events:

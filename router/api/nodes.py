@@ -10,8 +10,10 @@ from aiohttp import web
 from router import urls
 from router.api.replies import json_reply, parts_of, read_json
 from router.errors import BadRequest, RouterError, WorkersFailed, WorkerTimeout
-from router.fleet import Worker
-from router.members import HYBRID
+from router.fleet import Role, Worker
+
+HYBRID = 1  # LMDeploy's role of a worker that does both prefill and decode
+ROLES = {Role.REGULAR: HYBRID, Role.PREFILL: 2, Role.DECODE: 3}  # LMDeploy's EngineRole
 
 
 class NodeStatus(msgspec.Struct):
@@ -34,7 +36,7 @@ async def status(request: web.Request) -> web.Response:
 def describe(worker: Worker) -> dict[str, object]:
     """A worker as /nodes/status shows it; latencies are seconds, newest last."""
     return {
-        "role": worker.role,
+        "role": ROLES[worker.role],
         "models": worker.models,
         "unfinished": worker.inflight,
         "latency": list(worker.latencies),
@@ -54,15 +56,18 @@ async def _add(request: web.Request, url: str, told: NodeStatus) -> None:
     One that names none must answer now. A known one has been restarted.
     """
     parts = parts_of(request)
+    if told.role != HYBRID:  # LMDeploy's prefill and decode workers meet in another way than SGLang's
+        raise BadRequest(
+            f"role {told.role} is not supported: LMDeploy's workers do both prefill and decode here, role {HYBRID}",
+            param="role",
+        )
     known = parts.fleet.by_url(parts.members.normalise(url))
     if known is not None:
-        parts.members.update(known, told.models, told.speed, told.role)
+        parts.members.update(known, told.models, told.speed)
         return
     limit = parts.config.health_check_timeout
     try:
-        await parts.members.add(
-            url, wait=not told.models, timeout=limit, models=told.models, speed=told.speed, role=told.role
-        )
+        await parts.members.add(url, wait=not told.models, timeout=limit, models=told.models, speed=told.speed)
     except WorkerTimeout as error:
         raise BadRequest(error.message, param="url") from None
 

@@ -95,6 +95,7 @@ CHAT_EXAMPLE = [{"role": "user", "content": "Why is the sky blue?"}]
 WORKER_EXAMPLE = {
     "id": "w0",
     "url": URL,
+    "worker_type": "regular",
     "state": "ready",
     "healthy": True,
     "inflight": 3,
@@ -105,8 +106,11 @@ WORKER_EXAMPLE = {
     "models": ["meta-llama/Llama-3.1-8B-Instruct"],
     "speed": None,
     "kv_tokens": 420_656,
+    "bootstrap_port": None,
     "last_error": None,
 }
+WORKER_TYPE = _told({"type": "string", "enum": ["regular", "prefill", "decode"]}, "What of a request it does")
+BOOTSTRAP_PORT = _told(_maybe(INTEGER), "Where a prefill worker meets decode workers; null: the engine's default")
 STATES = ["starting", "ready", "unhealthy", "draining", "backoff", "failed", "stopped"]
 
 SCHEMAS: dict[str, Json] = {
@@ -114,6 +118,7 @@ SCHEMAS: dict[str, Json] = {
         tuple(WORKER_EXAMPLE),
         id=STRING,
         url=STRING,
+        worker_type=WORKER_TYPE,
         state={"type": "string", "enum": STATES},
         healthy=BOOLEAN,
         inflight=_told(INTEGER, "Requests under way on it"),
@@ -124,11 +129,12 @@ SCHEMAS: dict[str, Json] = {
         models=_told(_list(STRING), "Empty until it has told; it then takes requests for any model"),
         speed=_told(_maybe(NUMBER), "Relative throughput, as given by whoever added it"),
         kv_tokens=_told(_maybe(INTEGER), "What its KV cache holds; null when its engine does not tell"),
+        bootstrap_port=BOOTSTRAP_PORT,
         last_error=_maybe(STRING),
     ),
     "Node": _object(
         ("role", "models", "unfinished", "latency", "speed"),
-        role=_told(INTEGER, "1: prefill and decode"),
+        role=_told(INTEGER, "1: prefill and decode; 2: prefill; 3: decode"),
         models=_list(STRING),
         unfinished=_told(INTEGER, "Requests under way on it"),
         latency=_told(_list(NUMBER), "Seconds, the last 15 successful requests, newest last"),
@@ -491,7 +497,12 @@ OPERATIONS: list[Operation] = [
         _ok(_text(f"Successfully added worker: {URL}"))
         | {202: ("Accepted, and watched from now on (wait=false)", _text(f"Accepted worker: {URL}"))}
         | _errors(400, 401, 403, 504),
-        params=({**WORKER_URL, "required": True}, WAIT),
+        params=(
+            {**WORKER_URL, "required": True},
+            WAIT,
+            _param("worker_type", "query", "With --pd-disaggregation: prefill or decode", WORKER_TYPE),
+            _param("bootstrap_port", "query", "Of a prefill worker", INTEGER),
+        ),
     ),
     Operation(
         "Workers",
@@ -528,7 +539,18 @@ OPERATIONS: list[Operation] = [
         "Add a worker",
         {201: ("Added, and healthy", ONE_WORKER), 202: ("Accepted, and watched from now on (wait: false)", ONE_WORKER)}
         | _errors(400, 401, 403, 504),
-        _json(_object(("url",), url=STRING, models=_list(STRING), speed=_maybe(NUMBER), wait=BOOLEAN), {"url": URL}),
+        _json(
+            _object(
+                ("url",),
+                url=STRING,
+                models=_list(STRING),
+                speed=_maybe(NUMBER),
+                worker_type=WORKER_TYPE,
+                bootstrap_port=BOOTSTRAP_PORT,
+                wait=BOOLEAN,
+            ),
+            {"url": URL},
+        ),
     ),
     Operation(
         "Workers",

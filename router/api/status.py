@@ -11,7 +11,7 @@ from router.api import engine_metrics
 from router.api.replies import json_reply, parts_of
 from router.ask import Unreachable, ask
 from router.errors import NoWorker
-from router.fleet import State, Worker
+from router.fleet import Role, State, Worker
 from router.health import generate
 from router.parts import Parts
 
@@ -43,21 +43,42 @@ def _not_ready(parts: Parts) -> str | None:
         return "draining"
     if not parts.fleet.workers:
         return "no workers"
-    return None if ready_workers(parts) else "no healthy worker"
+    ready = {worker.role for worker in ready_workers(parts)}
+    return next((f"no healthy {_named(role)}" for role in _needed(parts) if role not in ready), None)
+
+
+def _needed(parts: Parts) -> tuple[Role, ...]:
+    """The roles without which no request can be served."""
+    return (Role.PREFILL, Role.DECODE) if parts.config.pd_disaggregation else (Role.REGULAR,)
+
+
+def _named(role: Role) -> str:
+    return "worker" if role is Role.REGULAR else f"{role.value} worker"
 
 
 async def health_generate(request: web.Request) -> web.Response:
     """200 when some worker generates a token; asked one after the other, least busy first."""
     parts = parts_of(request)
+    for role in _needed(parts):
+        if not await _some_generates(parts, role):
+            raise NoWorker(f"no {_named(role)} generated a token")
+    return web.Response(text="OK")
+
+
+async def _some_generates(parts: Parts, role: Role) -> bool:
     for worker in ready_workers(parts):
-        if await _generates(parts, worker):
-            return web.Response(text="OK")
-    raise NoWorker("no worker generated a token")
+        if worker.role is role and await _generates(parts, worker):
+            return True
+    return False
 
 
 async def _generates(parts: Parts, worker: Worker) -> bool:
     try:
-        return await generate(parts.members.session, worker, GENERATE_TIMEOUT)
+        if worker.role is Role.REGULAR:
+            return await generate(parts.members.session, worker, GENERATE_TIMEOUT)
+        # A request to one of a pair would wait for the other; SGLang's own check does not.
+        reply = await ask(parts.members.session, "GET", worker.url + "/health_generate", timeout=GENERATE_TIMEOUT)
+        return reply.status == 200
     except Unreachable:
         return False
 

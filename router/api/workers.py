@@ -9,7 +9,7 @@ from aiohttp import web
 
 from router.api.replies import flag, json_reply, number, parts_of, read_json
 from router.errors import BadRequest
-from router.fleet import Worker
+from router.fleet import Role, Worker
 
 
 class NewWorker(msgspec.Struct):
@@ -18,6 +18,8 @@ class NewWorker(msgspec.Struct):
     url: str
     models: list[str] = []
     speed: float | None = None
+    worker_type: Role = Role.REGULAR
+    bootstrap_port: int | None = None  # of a prefill worker
     wait: bool = True
 
 
@@ -26,6 +28,7 @@ def describe(worker: Worker) -> dict[str, object]:
     return {
         "id": worker.id,
         "url": worker.url,
+        "worker_type": worker.role.value,
         "state": worker.state.value,
         "healthy": worker.healthy,
         "inflight": worker.inflight,
@@ -36,13 +39,15 @@ def describe(worker: Worker) -> dict[str, object]:
         "models": worker.models,
         "speed": worker.speed,
         "kv_tokens": worker.kv_tokens,
+        "bootstrap_port": worker.bootstrap_port,
         "last_error": worker.last_error,
     }
 
 
 async def add_worker(request: web.Request) -> web.Response:
     wait = flag(request, "wait", True)
-    worker = await parts_of(request).members.add(_url(request), wait=wait)
+    port = number(request, "bootstrap_port", 0, 1, 65_535) if "bootstrap_port" in request.query else None
+    worker = await parts_of(request).members.add(_url(request), wait=wait, role=_role(request), bootstrap_port=port)
     if wait:
         return web.Response(text=f"Successfully added worker: {worker.url}")
     return web.Response(text=f"Accepted worker: {worker.url}", status=202)
@@ -87,7 +92,14 @@ async def show(request: web.Request) -> web.Response:
 
 async def create(request: web.Request) -> web.Response:
     new = await read_json(request, NewWorker)
-    worker = await parts_of(request).members.add(new.url, wait=new.wait, models=new.models, speed=new.speed)
+    worker = await parts_of(request).members.add(
+        new.url,
+        wait=new.wait,
+        models=new.models,
+        speed=new.speed,
+        role=new.worker_type,
+        bootstrap_port=new.bootstrap_port,
+    )
     return json_reply(describe(worker), 201 if new.wait else 202, {"Location": f"/workers/{worker.id}"})
 
 
@@ -137,6 +149,17 @@ def _url(request: web.Request) -> str:
     if not url:
         raise BadRequest("Worker URL required. Provide 'url' query parameter", param="url")
     return url
+
+
+def _role(request: web.Request) -> Role:
+    given = request.query.get("worker_type", Role.REGULAR.value)
+    try:
+        return Role(given)
+    except ValueError:
+        raise BadRequest(
+            f"worker_type is {given[:50]!r}: it must be one of {', '.join(role.value for role in Role)}",
+            param="worker_type",
+        ) from None
 
 
 def _named(request: web.Request) -> Worker:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from router.config import ConfigError, RouterConfig
-from router.fleet import Worker
+from router.fleet import Role, Worker
 from router.policies.cache_aware import CacheAware
 from router.policies.consistent_hash import ConsistentHash
 from router.policies.least_requests import LeastRequests
@@ -69,9 +69,13 @@ POLICIES: dict[str, Callable[[RouterConfig], Policy]] = {
 }
 
 
-def make(config: RouterConfig) -> Policy:
-    """The policy that `config` names. Raises ConfigError when there is none of that name."""
-    constructor = POLICIES.get(config.policy)
+def make(config: RouterConfig, role: Role = Role.REGULAR) -> Policy:
+    """The policy that `config` names, for workers of this role. Raises ConfigError when there is none of that name."""
+    option, name = "--policy", config.policy
+    own = {Role.PREFILL: config.prefill_policy, Role.DECODE: config.decode_policy}.get(role)
+    if own is not None:
+        option, name = f"--{role.value}-policy", own
+    constructor = POLICIES.get(name)
     if constructor is None:
-        raise ConfigError(f"--policy is {config.policy!r}: it must be one of {', '.join(POLICIES)}")
+        raise ConfigError(f"{option} is {name!r}: it must be one of {', '.join(POLICIES)}")
     return constructor(config)

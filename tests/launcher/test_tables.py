@@ -12,6 +12,7 @@ from launcher import tables
 WORKER = {
     "id": "w0",
     "url": "http://127.0.0.1:31000",
+    "worker_type": "regular",
     "state": "ready",
     "healthy": True,
     "inflight": 3,
@@ -39,6 +40,12 @@ def test_a_row_for_each_worker_and_no_column_that_is_empty():
     assert "KV tokens" not in head
     for cell in ("w0", "ready", "GPU 0,1", "120", "4711", "any"):
         assert cell in row
+
+
+def test_types_are_told_where_there_are_halves():
+    assert "type" not in drawn(tables.STATUS, WORKER)[0]
+    head, row = drawn(tables.STATUS, {**WORKER, "worker_type": "prefill"})
+    assert (head.split()[1], row.split()[1]) == ("type", "prefill")
 
 
 def test_trouble_is_shown_of_workers_that_are_in_it():

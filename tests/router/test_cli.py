@@ -85,6 +85,55 @@ def test_what_is_wrong_and_where_to_look_are_two_sentences(refused, argv: list[s
     assert ". See router --help" in refused(*argv).replace("..", "?")
 
 
+PREFILL = (("http://a", 9000), ("http://b", None), ("http://c", None))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--prefill", "http://a", "9000", "--prefill", "http://b", "none", "--prefill", "http://c"),
+        ("--prefill", "http://a", "9000", "http://b", "none", "http://c"),
+    ],
+)
+def test_prefill_workers_are_given_with_their_bootstrap_ports(parsed, argv: tuple[str, ...]):
+    config = parsed("--pd-disaggregation", *argv, "--decode", "http://d", "http://e", "--decode-policy", "random")
+    assert (config.prefill, config.decode) == (PREFILL, ("http://d", "http://e"))
+    assert (config.prefill_policy, config.decode_policy) == (None, "random")
+
+
+def test_the_environment_gives_them_the_same_way(parsed):
+    words = {"ROUTER_PREFILL": "http://a 9000 http://b none http://c"}
+    assert parsed("--pd-disaggregation", **words).prefill == PREFILL
+
+
+def test_a_file_gives_them_as_a_list(parsed, tmp_path: Path):
+    file = tmp_path / "router.yaml"
+    file.write_text("pd-disaggregation: true\nprefill: [http://a, 9000, http://b, none, http://c]\n")
+    assert parsed("--config", str(file)).prefill == PREFILL
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["9000"], "--prefill has 9000 without a URL before it"),
+        (["none", "http://a"], "--prefill has none without a URL before it"),
+        (["http://a", "9000", "9001"], "--prefill has 9001 without a URL before it"),
+        (["http://a", "9000", "none"], "--prefill has none without a URL before it"),
+        (["http://a", "70000"], "has the bootstrap port 70000: it must lie between 1 and 65535"),
+        (["http://a", "0"], "has the bootstrap port 0"),
+        (["http://a", "1234567890"], "must begin with http:// or https://"),
+        (["a:1"], "--prefill: worker URL a:1 must begin with"),
+    ],
+)
+def test_what_is_no_url_with_a_port_is_refused(refused, words: list[str], says: str):
+    assert says in refused("--pd-disaggregation", "--prefill", *words)
+
+
+def test_the_first_line_counts_the_workers_of_each_role():
+    config = RouterConfig(pd_disaggregation=True, prefill=PREFILL, decode=("http://d",))
+    assert cli._workers(config) == "3 prefill and 1 decode workers"
+
+
 def test_options_become_settings_of_their_types(parsed):
     config = parsed("--port", "8000", "--cache-threshold", "0.8", "--policy", "round_robin", "--queue-timeout", "5")
     assert (config.port, config.cache_threshold, config.policy, config.queue_timeout) == (8000, 0.8, "round_robin", 5.0)

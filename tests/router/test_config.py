@@ -59,6 +59,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "service_discovery_port": 80,
         "service_discovery_namespace": None,
         "router_replicas": 1,
+        "pd_disaggregation": False,
+        "prefill": (),
+        "decode": (),
+        "prefill_policy": None,
+        "decode_policy": None,
         "policy": "least_work",
         "cache_threshold": 0.5,
         "balance_abs_threshold": 32,
@@ -104,6 +109,23 @@ def test_what_is_no_label_is_refused(label: str) -> None:
 
 def test_discovery_without_a_selector_is_refused() -> None:
     assert "--selector" in refusal(service_discovery=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"prefill": (("http://a", None),)}, "--prefill needs --pd-disaggregation"),
+        ({"decode": ("http://a",)}, "--decode needs --pd-disaggregation"),
+        ({"prefill_policy": "random"}, "--prefill-policy needs --pd-disaggregation"),
+        ({"decode_policy": "random"}, "--decode-policy needs --pd-disaggregation"),
+        ({"pd_disaggregation": True, "worker_urls": ("http://a",)}, "--worker-urls"),
+        ({"pd_disaggregation": True, "service_discovery": True, "selector": ("a=b",)}, "--service-discovery"),
+        ({"pd_disaggregation": True, "prefill": (("http://a", 0),)}, "between 1 and 65535"),
+        ({"pd_disaggregation": True, "prefill": (("http://a", 65_536),)}, "between 1 and 65535"),
+    ],
+)
+def test_what_does_not_go_with_pairs_of_workers_is_refused(settings: dict[str, object], says: str) -> None:
+    assert says in refusal(**settings)
 
 
 def test_every_number_has_a_range() -> None:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.exposition import scrape
-from router.fleet import Cause, Fleet, State, Worker
+from router.fleet import Cause, Fleet, Role, State, Worker
 from router.metrics import Metrics
 from router.usage import Usage
 
@@ -31,6 +31,7 @@ NAMES = [
     "worker_restarts_total",
     "worker_answer_tokens_total",
     "worker_state",
+    "worker_type",
     "cache_hit_ratio",
     "cache_hits_total",
     "cache_misses_total",
@@ -201,3 +202,8 @@ def test_the_prefix_index_is_shown_where_the_policy_has_one():
 def test_scrapes_do_not_disturb_each_other():
     given = parts(busy_metrics(), Worker("w0", W))
     assert scrape(given) == scrape(given)
+
+
+def test_each_worker_is_of_one_type():
+    found = samples(parts(None, Worker("w0", W), Worker("w1", W + "1", role=Role.DECODE)))
+    assert found["worker_type"] == {("regular", W): 1, ("decode", W + "1"): 1}

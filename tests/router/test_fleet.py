@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from router.fleet import LATENCIES, Breaker, Fleet, Lease, State, Worker
+from router.fleet import LATENCIES, Breaker, Fleet, Lease, Role, State, Worker
 from router.usage import Usage
 
 MODELS = [(), ("a",), ("b",), ("a", "b")]
@@ -515,3 +515,37 @@ def test_a_counter_never_falls_when_a_stream_had_more_events_than_tokens():
     lease.told(Usage(100, 60, 10))
     assert worker.answer_tokens == 12
     assert (worker.reported_prompt_tokens, worker.reported_cached_tokens) == (100, 60)
+
+
+# -- roles
+
+
+def halves(fleet: Fleet) -> dict[str, Worker]:
+    roles = {"p0": Role.PREFILL, "p1": Role.PREFILL, "d0": Role.DECODE, "d1": Role.DECODE}
+    made = {name: Worker(name, f"http://{name}", lifecycle=State.READY, role=role) for name, role in roles.items()}
+    for worker in made.values():
+        fleet.add(worker)
+    return made
+
+
+def test_each_role_has_candidates_of_its_own():
+    fleet = Fleet()
+    p0, p1, d0, d1 = halves(fleet).values()
+    assert fleet.candidates(None, Role.PREFILL) == (p0, p1)
+    assert fleet.candidates(None, Role.DECODE) == (d0, d1)
+    assert fleet.candidates("any", Role.DECODE) == (d0, d1)
+    assert fleet.untried(None, {"p0", "d1"}, Role.PREFILL) == (p1,)
+    assert fleet.untried(None, {"d0", "d1"}, Role.DECODE) == ()
+    fleet.set_draining(p0, True)
+    assert fleet.candidates(None, Role.PREFILL) == (p1,)
+
+
+def test_the_last_living_worker_of_a_role_is_not_ejected_whatever_the_others_do():
+    fleet = Fleet(max_worker_retries=0)
+    p0, p1, d0, d1 = halves(fleet).values()
+    for worker in (p0, p1):
+        fleet.failed(worker, "broken")
+    assert fleet.candidates(None, Role.PREFILL) == (p0, p1)
+    assert fleet.candidates(None, Role.DECODE) == (d0, d1)
+    fleet.succeeded(p1)
+    assert fleet.candidates(None, Role.PREFILL) == (p1,)

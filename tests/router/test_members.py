@@ -13,7 +13,7 @@ from aiohttp.test_utils import unused_port
 
 from router.config import RouterConfig
 from router.errors import BadRequest, NotFound, WorkersFailed, WorkerTimeout
-from router.fleet import Fleet, State, Worker
+from router.fleet import Fleet, Role, State, Worker
 from router.health import NotInference
 from router.members import Members, own_addresses
 from tests.router.engines import Engine, Handle, until
@@ -151,10 +151,36 @@ async def test_a_speed_that_nothing_can_be_divided_by_is_refused(make, speed):
         await members.add("http://worker1", wait=False, speed=speed)
 
 
-async def test_half_a_worker_is_refused(make):
+async def test_half_a_worker_is_refused_where_requests_go_to_whole_ones(make):
     members = await make()
-    with pytest.raises(BadRequest, match="role 2 is not supported"):
-        await members.add("http://worker1", wait=False, role=2)
+    for role in (Role.PREFILL, Role.DECODE):
+        with pytest.raises(BadRequest, match=f"is a {role.value} worker: those need a router with --pd-disaggregation"):
+            await members.add("http://worker1", wait=False, role=role)
+    assert members._fleet.workers == {}
+
+
+async def test_a_whole_worker_is_refused_where_requests_go_to_pairs(make):
+    members = await make(pd_disaggregation=True)
+    with pytest.raises(BadRequest, match="needs a worker_type here, prefill or decode"):
+        await members.add("http://worker1", wait=False)
+    assert members._fleet.workers == {}
+
+
+async def test_the_workers_of_a_pair_are_added_each_with_its_role_and_port(make):
+    members = await make(
+        pd_disaggregation=True, prefill=(("http://p1", 9000), ("http://p2", None)), decode=("http://d1",)
+    )
+    told = [(worker.url, worker.role, worker.bootstrap_port) for worker in members._fleet.workers.values()]
+    assert told == [
+        ("http://p1", Role.PREFILL, 9000), ("http://p2", Role.PREFILL, None), ("http://d1", Role.DECODE, None)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("role", "port"), [(Role.DECODE, 9000), (Role.PREFILL, 0), (Role.PREFILL, 65_536)])
+async def test_a_bootstrap_port_is_a_port_and_a_prefill_workers(make, role, port):
+    members = await make(pd_disaggregation=True)
+    with pytest.raises(BadRequest, match="bootstrap_port"):
+        await members.add("http://worker1", wait=False, role=role, bootstrap_port=port)
     assert members._fleet.workers == {}
 
 

@@ -283,7 +283,7 @@ def test_a_translated_stream_is_framed_anew_and_breaks_between_events(cuts: list
 @given(cuts)
 def test_a_whole_answer_is_translated_at_its_end_with_its_own_length(cuts: list[int]) -> None:
     answer = {"id": "c", "choices": [{"index": 0, "text": "é", "finish_reason": "stop"}]}
-    whole = Whole(translation())
+    whole = Whole(translation().whole)
     for piece in split(json.dumps(answer).encode(), cuts):
         assert whole.feed(piece) == b""
         assert whole.cut(ERROR) == b""
@@ -293,7 +293,7 @@ def test_a_whole_answer_is_translated_at_its_end_with_its_own_length(cuts: list[
 
 
 def test_a_whole_answer_that_is_garbage_is_an_error() -> None:
-    whole = Whole(translation())
+    whole = Whole(translation().whole)
     whole.feed(b"<html>")
     with pytest.raises(ValueError, match="not a completion"):
         whole.finish()

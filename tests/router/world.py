@@ -144,7 +144,8 @@ class World:
 
     async def start(self, workers: int) -> World:
         loop = asyncio.get_running_loop()
-        self.plane = Plane(self.config, self.fleet, InOrder(), self.metrics, loop, random.Random(1))
+        decode_policy = InOrder() if self.config.pd_disaggregation else None
+        self.plane = Plane(self.config, self.fleet, InOrder(), self.metrics, loop, random.Random(1), decode_policy)
         self.gate = Gate(self.plane)
         self.gate.elsewhere = self._elsewhere
         self._server = await loop.create_server(self.gate, "127.0.0.1", 0)
@@ -197,13 +198,20 @@ class World:
         while not holds():
             await asyncio.sleep(0.002)
 
+    async def quiet_workers(self) -> None:
+        """Nothing is in flight on any worker."""
+        await self.until(lambda: all(worker.inflight == 0 for worker in self.fleet.workers.values()))
+
     async def quiet(self) -> None:
         """Everything taken has been given back."""
         await self.until(lambda: self.metrics.inflight == 0)
+        if self.config.pd_disaggregation:  # a prefill worker's answer may end after the client's
+            await self.quiet_workers()
         for worker in self.fleet.workers.values():
             assert (worker.inflight, worker.prefills, worker.trial) == (0, 0, None)
             assert (worker.prefill_outstanding, worker.context) == (0, 0)
-        assert not getattr(self.plane.policy, "under_way", None)
+        for policy in (self.plane.policy, self.plane.decode_policy):
+            assert not getattr(policy, "under_way", None)
         assert not self.plane.waiting
         assert self.plane.retrying == 0
         assert self.plane.admission.taken == 0

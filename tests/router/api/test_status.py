@@ -7,7 +7,7 @@ import json
 import pytest
 from aiohttp.test_utils import unused_port
 
-from router.fleet import State
+from router.fleet import Role, State
 from tests.router.api.conftest import message
 from tests.router.engines import Engine
 
@@ -48,6 +48,29 @@ async def test_with_all_workers_drained_the_router_is_not_ready(control):
     plane.fleet.set_draining(plane.lay(), True)
     status, body = await plane.get("/readiness")
     assert (status, body["reason"]) == (503, "no healthy worker")
+
+
+@pytest.mark.parametrize(("there", "lacking"), [(Role.PREFILL, "decode"), (Role.DECODE, "prefill")])
+async def test_a_router_of_pairs_is_ready_with_one_of_each_role(control, there, lacking):
+    plane = await control(pd_disaggregation=True)
+    plane.lay("http://w0", role=there)
+    status, body = await plane.get("/readiness")
+    assert (status, body["reason"]) == (503, f"no healthy {lacking} worker")
+    plane.lay("http://w1", role=Role(lacking))
+    assert (await plane.get("/readiness"))[0] == 200
+
+
+async def test_each_role_of_a_pair_has_to_generate_by_its_own_check(control):
+    plane = await control(pd_disaggregation=True)
+    async with Engine({"/health_generate": 200}) as good, Engine({"/health_generate": 503}) as bad:
+        plane.lay(good.url, role=Role.PREFILL)
+        decode = plane.lay(bad.url, role=Role.DECODE)
+        status, body = await plane.get("/health_generate")
+        assert (status, message(body)) == (503, "no decode worker generated a token")
+        plane.fleet.remove(decode)
+        async with Engine({"/health_generate": 200}) as other:
+            plane.lay(other.url, role=Role.DECODE)
+            assert await plane.get("/health_generate") == (200, "OK")
 
 
 async def test_a_router_that_shuts_down_is_not_ready(control):

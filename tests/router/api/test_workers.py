@@ -107,6 +107,7 @@ async def test_workers_are_shown_with_all_that_is_known(control):
     shown = {
         "id": "w0",
         "url": U,
+        "worker_type": "regular",
         "state": "ready",
         "healthy": True,
         "inflight": 1,
@@ -117,6 +118,7 @@ async def test_workers_are_shown_with_all_that_is_known(control):
         "models": ["m"],
         "speed": 1.5,
         "kv_tokens": 4096,
+        "bootstrap_port": None,
         "last_error": "HTTP 500",
     }
     assert await plane.get("/workers") == (200, {"workers": [shown], "total": 1})
@@ -151,6 +153,36 @@ async def test_a_worker_is_created_and_deleted(control):
         text = f"Successfully removed worker: {engine.url}"
         assert await plane.ask("DELETE", "/workers/w0") == (200, {"status": "success", "message": text})
         assert await plane.get("/workers") == (200, {"workers": [], "total": 0})
+
+
+async def test_the_halves_of_a_pair_are_added_by_their_type(control):
+    plane = await control(pd_disaggregation=True)
+    query = {"url": U, "wait": "false", "worker_type": "prefill", "bootstrap_port": "9000"}
+    assert (await plane.post("/add_worker", params=query))[0] == 202
+    status, body = await plane.post("/workers", json={"url": "http://d", "worker_type": "decode", "wait": False})
+    assert (status, body["worker_type"], body["bootstrap_port"]) == (202, "decode", None)
+    _, body = await plane.get("/workers/w0")
+    assert (body["worker_type"], body["bootstrap_port"]) == ("prefill", 9000)
+    _, nodes = await plane.get("/nodes/status")
+    assert [node["role"] for node in nodes.values()] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ({"worker_type": "both"}, "one of regular, prefill, decode"),
+        ({"worker_type": "prefill", "bootstrap_port": "0"}, "from 1 to 65535"),
+        ({"worker_type": "prefill", "bootstrap_port": "x"}, "from 1 to 65535"),
+        ({"worker_type": "decode", "bootstrap_port": "9000"}, "only those have a bootstrap_port"),
+        ({}, "needs a worker_type here"),
+    ],
+)
+async def test_what_is_no_half_of_a_pair_is_refused(control, query, says):
+    plane = await control(pd_disaggregation=True)
+    status, body = await plane.post("/add_worker", params={"url": U, **query})
+    assert status == 400
+    assert says in message(body)
+    assert plane.fleet.workers == {}
 
 
 async def test_creating_a_worker_need_not_wait(control):
