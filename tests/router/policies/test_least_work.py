@@ -326,14 +326,14 @@ def test_a_whole_answers_prompt_should_be_computed_when_those_before_it_are() ->
 
 
 def test_while_somebody_is_idle_a_hit_is_not_worth_slow_answers() -> None:
-    for spare, chosen in ((True, "w2"), (False, "w0")):
+    for third, chosen in (("idle", "w2"), ("inflight", "w0"), ("others_running", "w0"), ("others_waiting", "w0")):
         fleet = Fleet(*workers(0, 0, 0))
         busy, other = fleet.fleet.workers["w0"], fleet.fleet.workers["w1"]
         fleet.work.index.insert(LONG, "w0")
         busy.inflight, busy.context = 8, 12_000  # 0.07 a token: 840 tokens of prefill; 0.25: 3,000
         other.inflight, other.context = 1, 100_000
-        if not spare:
-            fleet.fleet.workers["w2"].inflight = 1
+        if third != "idle":
+            setattr(fleet.fleet.workers["w2"], third, 1)
         assert fleet.begin(request(LONG + b"and more")).worker.id == chosen
 
 
