@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -34,8 +35,12 @@ Make = Callable[..., Awaitable[World]]
 
 
 @pytest.fixture
-def pairs(world: Any) -> Make:
-    """`await pairs(2, 1)`: a data plane over two prefill workers and a decode worker, w0, w1 and w2."""
+def pairs(world: Any, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """`await pairs(2, 1)`: a data plane over two prefill workers and a decode worker, w0, w1 and w2.
+
+    It never tires of waiting for a prefill worker's answer.
+    """
+    monkeypatch.setattr(module, "GRACE", 1e6)
 
     async def make(prefills: int = 1, decodes: int = 1, **settings: Any) -> World:
         w: World = await world(0, pd_disaggregation=True, **settings)
@@ -346,42 +351,83 @@ async def test_a_decode_worker_that_does_not_answer_what_was_prefilled_is_to_bla
     await w.quiet()
 
 
-async def test_a_request_that_killed_a_prefill_worker_is_alone_on_its_next_pair(pairs):
-    w = await pairs(2, 1)
+@pytest.mark.parametrize(("prefills", "decodes"), [(2, 2), (3, 1)])
+async def test_a_request_that_killed_a_prefill_worker_is_alone_on_both_of_its_next(pairs, prefills, decodes):
+    w = await pairs(prefills, decodes)
     deadly, gate = asyncio.Event(), asyncio.Event()
     w.workers[0].default = SlowHead(deadly, CloseBeforeHead())
-    w.workers[1].default = SlowHead(gate, w.workers[1].default)
+    for worker in w.workers[1:]:
+        worker.default = SlowHead(gate, worker.default)
     posts = [asyncio.create_task(w.post()) for _ in range(2)]
     await w.until(lambda: w.tried()[0] == 2)
+    before = sum(w.tried())
     w.worker(0).lifecycle = State.BACKOFF
     w.fleet.touch()
     deadly.set()
-    await w.until(lambda: w.tried()[1] == 1)
+    await w.until(lambda: sum(w.tried()) == before + 2)
     w.plane.tick(w.plane.clock())
-    assert w.tried()[1] == 1
+    await asyncio.sleep(0)
+    assert len(w.plane.suspects._queue) == 1
+    assert sum(w.tried()) == before + 2
     gate.set()
     for post in posts:
         served(await post, PLAIN)
     await w.quiet()
 
 
-async def test_a_connection_that_comes_when_its_attempt_was_called_off_is_closed(pairs):
-    w = await pairs(2, 1)
-    connect, held = w.plane.connect, []
+@pytest.mark.parametrize("refused", [False, True], ids=["made", "refused"])
+@pytest.mark.parametrize(("late", "fails"), [("w2", 0), ("w0", 2)], ids=["decode", "prefill"])
+async def test_a_connection_that_comes_when_its_attempt_was_called_off_is_closed(pairs, late, fails, refused):
+    w = await pairs(2, 2)
+    connect, held, made = w.plane.connect, [], []
 
     async def connect_all_the_same(worker: Worker) -> Any:
         """As before Python 3.12, where a cancellation that meets the result was lost."""
-        if worker.id == "w2" and not held:
-            held.append(worker)
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
-        return await connect(worker)
+        if worker.id != late or held:
+            return await connect(worker)
+        held.append(worker)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        if refused:
+            raise OSError("refused")
+        made.append(await connect(worker))
+        return made[0]
 
     w.plane.connect = connect_all_the_same
-    w.workers[0].script(Status(503))
+    w.workers[fails].script(Status(503))
     served(await w.post(), PLAIN)
-    assert w.tried() == [1, 1, 1]
-    await w.until(lambda: (w.workers[2].connections, w.workers[2].open_connections) == (2, 1))
+    assert [connection.transport.is_closing() for connection in made] == [True] * (not refused)
+    assert w.tried()[int(late[1:])] == 1
+    assert w.worker(int(late[1:])).failures == 0
+    await w.quiet()
+
+
+async def test_a_prefill_worker_that_was_not_reached_is_not_asked_for_an_answer_that_is_there(pairs):
+    w = await pairs()
+    connect, gate = w.plane.connect, asyncio.Event()
+
+    async def late(worker: Worker) -> Any:
+        if worker.id == "w0":
+            await gate.wait()
+        return await connect(worker)
+
+    w.plane.connect = late
+    w.workers[1].default = Answer()
+    assert (await w.post()).status == 200
+    await w.quiet()
+    gate.set()
+    w.workers[1].default = Half(w.workers[0].default.rooms, "decode")
+    served(await w.post(), PLAIN)
+    assert w.tried() == [1, 2]
+
+
+@either
+async def test_the_last_of_its_role_that_dies_is_not_asked_again(pairs, number):
+    w = await pairs(1 if number == 0 else 2, 2 if number == 0 else 1)
+    dies = w.workers[number]
+    dies.default = CloseBeforeHead()
+    answer = await w.post()
+    assert (answer.status, len(dies.requests)) == (502, 1)
     await w.quiet()
 
 
@@ -440,6 +486,7 @@ async def test_a_prefill_workers_answer_that_comes_after_the_other_leaves_its_co
     served(await w.post(), PLAIN)
     assert [worker.connections for worker in w.workers] == [1, 1]
     await w.quiet()
+    assert [each for each in gc.get_objects() if isinstance(each, module.Prefill)] == []
 
 
 # -- the client
