@@ -165,6 +165,28 @@ class PrefixIndex:
             start -= len(node.edge)
         return found
 
+    def matches_of(self, ids: set[str], key: bytes, others: int) -> dict[str, int]:
+        """The same of `ids`, and of at most `others` more, those that have the most of it: its time does not grow with
+        their number.
+        """
+        found: dict[str, int] = {}
+        tenants = [self._tenants[id] for id in ids if id in self._tenants]
+        node, start, end, _ = self._descend(key)
+        while node.parent is not None:
+            for tenant in tenants:
+                if tenant in node.holders and tenant.holder not in found:
+                    found[tenant.holder] = end
+            if others:
+                for tenant in node.holders:
+                    if tenant.alive and tenant.holder not in found:
+                        found[tenant.holder] = end
+                        others -= 1
+                        if not others:
+                            break
+            node, end = node.parent, start
+            start -= len(node.edge)
+        return found
+
     def _descend(self, key: bytes) -> tuple[_Node, int, int, int]:
         """The deepest node whose edge shares a byte with `key`, where it starts in the key, where the match ends, and
         how deep it is; no deeper than MAX_DEPTH.

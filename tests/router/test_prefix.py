@@ -126,6 +126,13 @@ def test_what_is_held_is_what_was_sent(history: list[tuple[str, bytes, str]], qu
         longest = max(expected.values(), default=0)
         assert index.matches(key) == expected
         assert index.match(key) == (longest, {holder for holder, length in expected.items() if length == longest})
+        for most in range(3):
+            found = index.matches_of({HOLDERS[0]}, key, most)
+            assert found.items() <= expected.items()
+            asked = {HOLDERS[0]} & expected.keys()
+            others = sorted(length for holder, length in expected.items() if holder not in asked)
+            assert asked <= found.keys()
+            assert sorted(found[holder] for holder in found.keys() - asked) == others[max(0, len(others) - most) :]
     for holder in HOLDERS:
         assert index.share(holder) == model.size(holder)
 

@@ -337,6 +337,39 @@ def test_while_somebody_is_idle_a_hit_is_not_worth_slow_answers() -> None:
         assert fleet.begin(request(LONG + b"and more")).worker.id == chosen
 
 
+# -- large fleets
+
+
+def test_in_a_large_fleet_everyone_gets_a_turn() -> None:
+    fleet = Fleet(*workers(*[0] * 100))
+    for number in range(400):
+        fleet.begin(prompt(1000, str(number)))
+    assert {worker.inflight for worker in fleet.fleet.workers.values()} <= {3, 4, 5}
+
+
+def test_in_a_large_fleet_a_prompt_goes_where_it_is_held_whoevers_turn_it_is() -> None:
+    fleet = Fleet(*workers(*[1] * 100))
+    fleet.work.index.insert(LONG, "w77")
+    assert {fleet.whole(request(LONG + b"%d" % number)) for number in range(10)} == {"w77"}
+
+
+def test_in_a_large_fleet_the_longest_match_is_among_those_looked_at() -> None:
+    fleet = Fleet(*workers(*[1] * 100))
+    for number in range(100):
+        fleet.work.index.insert(LONG, f"w{number}")
+    fleet.work.index.insert(LONG * 3, "w50")
+    assert {fleet.whole(request(LONG * 3 + b"%d" % number)) for number in range(10)} == {"w50"}
+
+
+def test_a_large_fleet_may_shrink() -> None:
+    fleet = Fleet(*workers(*[0] * 200))
+    for number in range(6):
+        fleet.whole(prompt(10, str(number)))
+    fewer = tuple(fleet.fleet.workers.values())[:70]
+    for _ in range(10):
+        assert fleet.work.pick(request(b""), fewer, 0.0, random.Random(1)) in fewer
+
+
 # -- beside other routers
 
 
