@@ -37,6 +37,7 @@ class Rooms:
         self.total = least
         self._least = least
         self._workers: Sequence[Worker] = ()
+        self._news = 0  # answers since all were added up
         self._bytes = float(PRIOR * BYTES_PER_TOKEN)  # of prompts, fading
         self._tokens = float(PRIOR)  # of the same, by the engines' count
         self._density = float(BYTES_PER_TOKEN)
@@ -59,7 +60,7 @@ class Rooms:
 
     def among(self, workers: Sequence[Worker]) -> None:
         """These are all there are."""
-        self._workers = workers
+        self._workers, self._news = workers, 0
         told = sum(self.of(worker) for worker in workers if worker.kv_tokens is not None)
         extra = sum(self._extra.get(worker.id, 0) for worker in workers if worker.kv_tokens is None)
         self.total = max(self._least, told) + min(extra, (MORE - 1) * self._least)
@@ -78,7 +79,9 @@ class Rooms:
             more = usage.cached * size // usage.prompt - held
             if more > NOISE:
                 self._extra[worker.id] = self._extra.get(worker.id, 0) + GAIN * more
-        self.among(self._workers)
+        self._news += 1
+        if self._news >= len(self._workers):  # so what it costs an answer does not grow with the fleet
+            self.among(self._workers)
 
     def forget(self, worker: Worker) -> None:
         """It was started anew, or left."""

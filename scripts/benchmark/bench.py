@@ -14,7 +14,7 @@ from scripts.benchmark.processes import raise_file_limit
 from scripts.benchmark.program import Program
 
 FEW = 4  # workers, where their number is not what is measured
-MANY = 256
+MANY = 1024
 
 
 @dataclass(frozen=True)

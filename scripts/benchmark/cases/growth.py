@@ -12,7 +12,7 @@ from scripts.benchmark.bench import Bench
 from scripts.benchmark.contestants import NGINX, OURS, Running
 from scripts.benchmark.load import measure
 
-FLEETS = (4, 16, 64, 256)  # workers
+FLEETS = (4, 16, 64, 256, 1024)  # workers
 SHORT = ("small", "fresh-80")
 SIZES = tuple(1024 * 4**power for power in range(6))  # bytes: 1 KB to 1 MB
 SIZES_QUICK = SIZES[3:]
@@ -20,9 +20,9 @@ CONNECTIONS = 16  # more of them, with 1 MB each under way, measure the machine'
 
 
 def workers(bench: Bench) -> dict[str, Any]:
-    """CPU time of an 80-byte request with 4, 16, 64 and 256 workers: prompts seen before, and prompts never seen.
+    """CPU time of an 80-byte request with 4 to 1,024 workers: prompts seen before, and prompts never seen.
 
-    Four routers of ours run at once and take turns. The probes of all those workers are part of what is measured.
+    Five routers of ours run at once and take turns. The probes of all those workers are part of what is measured.
     Figures: {"small" or "fresh-80": {number of workers: [one of load.measure() for each round, and "choice_us": what
     the policy took for a request, by the router's own metrics, us]}}.
     """
@@ -41,7 +41,7 @@ def workers(bench: Bench) -> dict[str, Any]:
                     run["choice_us"] = seconds / choices * 1e6
                     runs[kind][str(count)].append(run)
                     bench.say(
-                        f"workers {number + 1} {kind:8} {count:3} workers {run['cpu_us']:6.1f} us CPU, "
+                        f"workers {number + 1} {kind:8} {count:4} workers {run['cpu_us']:6.1f} us CPU, "
                         f"{run['choice_us']:.1f} to choose"
                     )
     return runs

@@ -90,3 +90,16 @@ def test_a_cache_that_keeps_whole_prompts_has_room_for_as_many_as_they_are_of_la
     assert rooms.of(worker) == pytest.approx(4 * 5000, abs=4)
     rooms.told(worker, 40_000, 0, Usage(10_000, 8000))
     assert rooms.of(worker) < 4 * 5001
+
+
+def test_the_sum_follows_once_there_were_as_many_answers_as_there_are_workers() -> None:
+    rooms, members = Rooms(LEAST), workers(*[0] * 10)
+    for worker in members:
+        worker.kv_tokens = LEAST
+    rooms.among(members)
+    before = rooms.total
+    for _ in range(9):
+        rooms.told(members[0], 40_000, 0, Usage(10_000, 8000))
+    assert rooms.total == before
+    rooms.told(members[0], 40_000, 0, Usage(10_000, 8000))
+    assert rooms.total > before
