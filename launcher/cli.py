@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from launcher import __version__, doctor, manage, run, survey, tables
-from launcher.config import ENGINE_NAMES, LaunchConfig
+from launcher.config import CLUSTERS, ENGINE_NAMES, LaunchConfig
 from launcher.errors import BadConfig, LaunchError
 from router.cli import (
     PAIRS,
@@ -39,13 +39,16 @@ HELP: dict[str, tuple[str, str | None]] = {
         "TEMPLATE",
     ),
     "engine_python": ("Python interpreter that has the engine.  [default: the one that runs this]", "FILE"),
-    "worker_base_port": ("First port of the workers, which listen on 127.0.0.1 only.", None),
+    "cluster": ("Where the replicas run: on the nodes of a Ray cluster.  [default: on this machine]", None),
+    "ray_address": ("Head of the Ray cluster. auto: the one that this machine belongs to.", "HOST:PORT"),
+    "worker_base_port": ("First port of the workers; without --cluster they listen on 127.0.0.1 only.", None),
     "max_restarts": ("Unexpected ends of a worker within --restart-window before it is given up.", None),
     "restart_window": ("The time in which they are counted.", "SECONDS"),
     "stop_timeout": ("Time an engine has to end itself before it is killed.", "SECONDS"),
     "log_dir": ("Folder for the engines' logs.  [default: llm-launch/PORT in the state folder]", "FOLDER"),
 }
 KINDS: dict[str, type] = {"dp_size": int}
+CHOICES = {"engine": ENGINE_NAMES, "cluster": CLUSTERS}
 ENGINE_ARGS = "engine_args"  # what follows -- on the command line, or that line of a --config file
 SHARED = ("worker_startup_timeout", "drain_timeout")  # one option sets them here and in the router
 
@@ -53,7 +56,7 @@ SHARED = ("worker_startup_timeout", "drain_timeout")  # one option sets them her
 def launch_options() -> list[click.Option]:
     fields = {field.name: field for field in dataclasses.fields(LaunchConfig)}
     return [
-        option(fields[name], text, metavar, ENGINE_NAMES if name == "engine" else None, KINDS.get(name))
+        option(fields[name], text, metavar, CHOICES.get(name), KINDS.get(name))
         for name, (text, metavar) in HELP.items()
     ]
 
@@ -143,6 +146,8 @@ def _doctor(as_json: bool = False, **params: Any) -> int:
     Takes the options of a launch, --config among them. Exit status 0: nothing stands in its way. 1: something does.
     """
     model = params["model_path"]
+    if params["cluster"] is not None:
+        raise BadConfig("the doctor looks at this machine only: run it on the cluster's nodes, without --cluster")
     report = survey.look(launch_config({**params, "model_path": model or "-"}), planned=model is not None)
     if as_json:
         announce(json.dumps(report.data()))

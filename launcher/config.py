@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from launcher.errors import BadConfig
 from router.config import RouterConfig
 
+CLUSTERS = ("ray",)
 ENGINE_NAMES = ("auto", "sglang", "vllm", "lmdeploy", "llama.cpp", "sim", "command")
 
 
@@ -27,6 +28,8 @@ class LaunchConfig:
     restart_window: float = 600.0
     stop_timeout: float = 10.0
     drain_timeout: float = 180.0
+    cluster: str | None = None  # None: this machine
+    ray_address: str = "auto"  # of the head; auto: of the cluster that this machine belongs to
     log_dir: str | None = None  # None: the platform's state folder
     router: RouterConfig = field(default_factory=RouterConfig)
 
@@ -37,6 +40,10 @@ class LaunchConfig:
             raise BadConfig(f"--engine {self.engine} is not known: choose one of {', '.join(ENGINE_NAMES)}")
         if (self.engine == "command") != (self.engine_command is not None):
             raise BadConfig("--engine command and --engine-command belong together: give both, or neither")
+        if self.cluster not in (None, *CLUSTERS):
+            raise BadConfig(f"--cluster {self.cluster} is not known: choose one of {', '.join(CLUSTERS)}")
+        if self.cluster != "ray" and self.ray_address != "auto":
+            raise BadConfig("--ray-address is for --cluster ray: give both, or neither")
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

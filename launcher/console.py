@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from launcher import logs, progress
+from launcher import logs, preview, progress
 from launcher.client import DEFAULT_URL, KEY_VARIABLE
 from launcher.supervisor import Slot, Supervisor
 from router.cli import example, own_url
@@ -89,13 +89,13 @@ def table(slots: Sequence[Slot], now: float) -> Table:
         column.no_wrap = True
     for slot in slots:
         state = slot.worker.state
-        device = f"GPU {','.join(slot.spec.devices)}" if slot.spec.devices else "CPU"
+        device = preview.device(slot.spec)
         lines = logs.tail(slot.log, progress.READ)
         said = Text(lines[-1] if lines else "", "dim", overflow="ellipsis", no_wrap=True)
         rows.add_row(
             slot.worker.id,
             device,
-            str(slot.spec.port),
+            str(slot.spec.port) if slot.spec.placed else "",
             Text(state.value, STYLES[state]),
             duration(now - slot.life.since),
             Text(_progress(slot, lines)),
@@ -105,6 +105,8 @@ def table(slots: Sequence[Slot], now: float) -> Table:
 
 
 def _progress(slot: Slot, lines: Sequence[str]) -> str:
+    if slot.worker.waiting:
+        return slot.worker.waiting
     if slot.life.state in ENDED:
         return slot.life.reason
     return progress.progress(lines) if slot.life.state is State.STARTING else ""

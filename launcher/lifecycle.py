@@ -11,7 +11,8 @@
 The arithmetic of failure: the first unexpected end is answered after half a second, and every further one after twice
 the time, up to a minute, each 20 % more or less so that workers that died together do not load a model together. A
 worker that was ready for ten minutes starts again from half a second. More than `max_restarts` unexpected ends within
-`restart_window` and the worker is failed; only a person revives it.
+`restart_window` and the worker is failed; only a person revives it. On a cluster the loss of a node is an end, too, but
+none that counts, and the time to start in begins when there is a place.
 
 A hang is not a slow answer. A long prefill may starve the health path of an engine while it computes, so a failing
 probe is not believed while bytes arrive from the worker, and the worker is only taken for hung when probes have
@@ -102,6 +103,19 @@ class NotStarted:
 
 
 @dataclass(frozen=True)
+class Unplaced:
+    """No node of the cluster has room for it: it has not begun to start."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What held its process on another node is gone, and so is the process, or it is out of reach for good."""
+
+    cause: Cause
+    reason: str
+
+
+@dataclass(frozen=True)
 class BackoffOver:
     """The delay before the next start has passed."""
 
@@ -116,7 +130,7 @@ class StopAsked:
     """The worker is not wanted any more."""
 
 
-Event = Probed | Tried | Exited | NotStarted | BackoffOver | RestartAsked | StopAsked
+Event = Probed | Tried | Exited | NotStarted | Unplaced | Lost | BackoffOver | RestartAsked | StopAsked
 
 
 # -- what is to be done about it, in order
@@ -295,6 +309,20 @@ def _not_started(life: Life, event: NotStarted, now: float, rng: random.Random, 
     return _ended(life, Cause.NO_PROCESS, f"could not be started: {event.reason}", now, rng, rules)
 
 
+def _unplaced(life: Life, event: Unplaced, now: float, rng: random.Random, rules: Rules) -> Step:
+    """The time to start in counts from when it has a place."""
+    return replace(life, since=now), ()
+
+
+def _lost(life: Life, event: Lost, now: float, rng: random.Random, rules: Rules) -> Step:
+    """A node that goes says nothing of what ran on it: that end is not counted, and the next start comes soon."""
+    if event.cause is not Cause.NODE_LOST:
+        return _ended(life, event.cause, event.reason, now, rng, rules)
+    life = replace(life, state=State.BACKOFF, since=now, cause=event.cause, reason=event.reason, ready_since=None)
+    delay = FIRST_DELAY * rng.uniform(1 - JITTER, 1 + JITTER)
+    return replace(life, failed_probes=0, trying=False), (Kill(), Wait(delay))
+
+
 def _exited_while_up(life: Life, event: Exited, now: float, rng: random.Random, rules: Rules) -> Step:
     return _ended(life, _cause(event), describe(event.code), now, rng, rules)
 
@@ -352,16 +380,20 @@ _TABLE: dict[tuple[State, type[Event]], _Row] = {
     (State.STARTING, Probed): _probed_while_starting,
     (State.STARTING, Exited): _exited_while_starting,
     (State.STARTING, NotStarted): _not_started,
+    (State.STARTING, Unplaced): _unplaced,
+    (State.STARTING, Lost): _lost,
     (State.STARTING, RestartAsked): _restart,
     (State.STARTING, StopAsked): _stop,
     (State.READY, Probed): _probed_while_up,
     (State.READY, Tried): _tried,
     (State.READY, Exited): _exited_while_up,
+    (State.READY, Lost): _lost,
     (State.READY, RestartAsked): _restart,
     (State.READY, StopAsked): _stop,
     (State.UNHEALTHY, Probed): _probed_while_up,
     (State.UNHEALTHY, Tried): _tried,
     (State.UNHEALTHY, Exited): _exited_while_up,
+    (State.UNHEALTHY, Lost): _lost,
     (State.UNHEALTHY, RestartAsked): _restart,
     (State.UNHEALTHY, StopAsked): _stop,
     (State.BACKOFF, BackoffOver): _start_again,

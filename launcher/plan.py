@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from launcher.config import LaunchConfig
@@ -24,6 +24,8 @@ ANY_TP = ("sim", "command")
 # OpenMP's variable; MKL and OpenBLAS go by it too. torch takes all cores where it is not set, and replicas that all do
 # so load 15 times slower (vLLM issue 52330).
 THREADS = "OMP_NUM_THREADS"
+
+NOWHERE = ".invalid"  # names no host, and never will (RFC 2606)
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,20 @@ class WorkerSpec:
     cpus: tuple[int, ...] = ()  # cores it may run on; () means all
     threads: int | None = None  # compute threads; None leaves the engine's default
     host: str = "127.0.0.1"
+    node: str | None = None  # of a cluster; None: this machine, or not decided
+    key: str | None = field(default=None, repr=False)  # what its clients must show; None: nothing
 
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def placed(self) -> bool:
+        return not self.host.endswith(NOWHERE)
+
+    def unplaced(self) -> WorkerSpec:
+        """The same without a place in its cluster: at an address that is nobody's."""
+        return replace(self, host=f"replica-{self.replica}{NOWHERE}", devices=(), node=None)
 
 
 def plan(

@@ -16,12 +16,13 @@ from launcher.plan import EPHEMERAL
 class Ports:
     """The ports that this launch has claimed."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._host = host
         self._claims: dict[int, socket.socket] = {}
 
     def free(self, port: int) -> bool:
         """Whether a worker can have `port`: it is then claimed, and stays so until this is closed."""
-        return nobody_listens(port) and self._claim(port)
+        return nobody_listens(port, self._host) and self._claim(port)
 
     def close(self) -> None:
         for claim in self._claims.values():
@@ -41,12 +42,12 @@ class Ports:
         return True
 
 
-def nobody_listens(port: int) -> bool:
+def nobody_listens(port: int, host: str = "127.0.0.1") -> bool:
     """Whether an engine could listen on `port` now. Connections that are only being forgotten do not count."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True

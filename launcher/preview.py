@@ -46,8 +46,18 @@ def environment(spec: WorkerSpec, command: Command, inherited: Mapping[str, str]
     return {**cuda_env(spec), **thread_env(spec, inherited), **command.env}
 
 
+def device(spec: WorkerSpec) -> str:
+    """GPU 0,1 of gpu-2; CPU; nothing while its cluster has no place for it."""
+    if not spec.placed:
+        return ""
+    named = f"GPU {','.join(spec.devices)}" if spec.devices else "CPU"
+    return f"{named} of {spec.node}" if spec.node else named
+
+
 def place(spec: WorkerSpec) -> str:
-    """GPU 0,1; or CPU, cores 0-3."""
+    """GPU 0,1; or CPU, cores 0-3; or that it is not decided yet."""
+    if not spec.placed:
+        return "where there is room"
     if spec.devices:
         return f"GPU {','.join(spec.devices)}"
     return f"CPU, cores {_ranges(spec.cpus)}" if spec.cpus else "CPU"

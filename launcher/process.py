@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -46,12 +46,14 @@ class Process:
 
     def __init__(
         self,
+        spec: WorkerSpec,
         guardian: subprocess.Popen[bytes],
         marker: str,
         pid: int,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ):
+        self.spec = spec
         self.pid = pid
         self.members = {pid}
         self._born = _born(pid)
@@ -63,13 +65,16 @@ class Process:
         self._listener = asyncio.create_task(self._listen(reader))
 
     @classmethod
-    async def start(cls, command: Command, spec: WorkerSpec, log: Path) -> Process:
+    async def start(
+        cls, command: Command, spec: WorkerSpec, log: Path, home: threading.Thread | None = None
+    ) -> Process:
         """Start `command` on the devices and cores of `spec`, with its output in `log`.
 
         A command that cannot be executed is an engine that exits with 126 or 127. Raises OSError when no process can be
-        made at all. Must be called on the main thread: the kernel's parent-death signal goes by thread, not by process.
+        made at all. Must be called on a thread that lives as long as this process, the main one unless `home` is
+        another: the kernel's parent-death signal goes by thread, not by process.
         """
-        if threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not (home or threading.main_thread()):
             raise RuntimeError("engines are started on the main thread only")
         marker = uuid.uuid4().hex
         ours, guardian = _guard(environment(command, spec, marker), log)
@@ -81,7 +86,10 @@ class Process:
             writer.close()
             await asyncio.to_thread(guardian.wait)
             raise OSError(f"the engine's guardian did not start: see {log}")
-        return cls(guardian, marker, int(pid), reader, writer)
+        return cls(spec, guardian, marker, int(pid), reader, writer)
+
+    async def settled(self, waits: Callable[[str], None]) -> None:
+        """It has been where it belongs since it was started."""
 
     async def wait(self) -> int:
         """The engine's exit code, as soon as its main process has ended; negative when a signal ended it."""

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from launcher import __version__, console, engines, gpus, logs, plan, preview
 from launcher.config import LaunchConfig
-from launcher.engines import Engine
+from launcher.engines import Command, Engine
 from launcher.errors import BadConfig
 from launcher.plan import WorkerSpec
 from launcher.ports import Ports, ephemeral
 from launcher.process import Process
 from launcher.supervisor import Supervisor, Tools
+from launcher.threads import unawaited
 from router import health, loop
 from router.app import Router
 from router.ask import TimedOut
@@ -28,6 +27,9 @@ from router.cli import announce, drained, greet, own_url
 from router.errors import RouterError
 from router.fleet import Worker
 from router.signals import Signals
+
+if TYPE_CHECKING:
+    from launcher.ray_cluster import Cluster
 
 logger = logging.getLogger(__name__)
 
@@ -47,44 +49,32 @@ async def serve(config: LaunchConfig, say: Callable[[str], None] = announce) -> 
     signals = Signals()  # before the first process: a signal that came in between would leave it behind
     router = Router(config.router)
     ports = Ports()
+    site: Ports | Cluster = ports
     await router.start()
     try:
-        found = await unless_told(signals, lambda: prepare(config, ports))
+        found = await unless_told(signals, lambda: look(config, ports))
         if found is None:
             return 0
-        engine, specs = found
-        router.parts.devices = gpus.usage
+        engine, specs, site = found
+        if site is ports:
+            router.parts.devices = gpus.usage
+        else:
+            signals.renew()
         folder = log_folder(config, router.port)
-        supervisor = Supervisor(config, engine, specs, router.fleet, folder, tools(config, router, ports))
+        supervisor = Supervisor(config, engine, specs, router.fleet, folder, tools(config, router, site))
         greet(title(config, engine, specs), config.router, router.port, say)
         return await supervise(config, router, supervisor, signals)
     finally:
         await router.close()
-        ports.close()
+        site.close()
 
 
 async def unless_told(signals: Signals, search: Callable[[], T]) -> T | None:
     """What `search` finds; None when a signal ends the launch meanwhile. Raises what it raises.
 
-    NVML and other interpreters take their time, and a driver that hangs takes for ever: the search has a thread that
-    nobody waits for when the process ends.
+    NVML and other interpreters take their time, and a driver that hangs takes for ever.
     """
-    event_loop = asyncio.get_running_loop()
-    found: asyncio.Future[T] = event_loop.create_future()
-
-    def report(result: T | None, error: BaseException | None) -> None:
-        if not found.done():
-            found.set_exception(error) if error else found.set_result(cast(T, result))
-
-    def work() -> None:
-        try:
-            outcome: tuple[T | None, BaseException | None] = search(), None
-        except BaseException as error:
-            outcome = None, error
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            event_loop.call_soon_threadsafe(report, *outcome)
-
-    threading.Thread(target=work, daemon=True).start()
+    found = unawaited(search)
     told = asyncio.ensure_future(signals.end())
     await asyncio.wait({found, told}, return_when=asyncio.FIRST_COMPLETED)
     told.cancel()
@@ -96,13 +86,31 @@ async def unless_told(signals: Signals, search: Callable[[], T]) -> T | None:
 
 def rehearse(config: LaunchConfig) -> str:
     """What would be started, for people; nothing is. Raises LaunchError."""
-    ports = Ports()
-    try:
-        engine, specs = prepare(config, ports)
-    finally:
-        ports.close()
+    engine, specs, site = look(config, Ports())
+    site.close()
     router = f"router  {own_url(config.router, config.router.port)}, policy {config.router.policy}"
     return f"{title(config, engine, specs)}\n{router}\n{preview.text(config, engine, specs, os.environ)}"
+
+
+def look(config: LaunchConfig, ports: Ports) -> tuple[Engine, list[WorkerSpec], Ports | Cluster]:
+    """Join the cluster if there is one to be joined, and decide what runs where. Raises LaunchError."""
+    if config.cluster is None:
+        return *prepare(config, ports), ports
+    cluster = join(config)
+    try:
+        return *cluster.prepare(), cluster
+    except BaseException:
+        cluster.close()
+        raise
+
+
+def join(config: LaunchConfig) -> Cluster:
+    """Raises BadConfig."""
+    try:
+        from launcher.ray_cluster import Cluster  # an extra, and half a second of import
+    except ImportError:
+        raise BadConfig("--cluster ray needs an extra: pip install 'llm-launch[ray]'") from None
+    return Cluster(config)
 
 
 def prepare(config: LaunchConfig, ports: Ports) -> tuple[Engine, list[WorkerSpec]]:
@@ -186,8 +194,8 @@ async def _renew(router: Router) -> None:
         logger.log(level, "rolling restart ended: %s", error.message)
 
 
-def tools(config: LaunchConfig, router: Router, ports: Ports) -> Tools:
-    """The supervisor's hands: real processes, real ports, the router's HTTP client."""
+def tools(config: LaunchConfig, router: Router, site: Ports | Cluster) -> Tools:
+    """The supervisor's hands: real processes, here or in a cluster, real ports, the router's HTTP client."""
     session = router.parts.members.session
     timeout = config.router.health_check_timeout
 
@@ -204,15 +212,30 @@ def tools(config: LaunchConfig, router: Router, ports: Ports) -> Tools:
             return f"no token came within {patience:g} s"
         return None
 
+    if not isinstance(site, Ports):  # which chooses the ports on its nodes
+        return Tools(
+            spawn=site.spawn,
+            probe=probe,
+            learn=learn,
+            token=token,
+            port_free=lambda port: True,
+            next_port=lambda after: after + 1,
+            memory_freed=site.memory_freed,
+            leave=site.leave,
+        )
     return Tools(
-        spawn=Process.start,
+        spawn=spawn,
         probe=probe,
         learn=learn,
         token=token,
-        port_free=ports.free,
-        next_port=lambda after: plan.next_port(after, ports.free, ephemeral()),
+        port_free=site.free,
+        next_port=lambda after: plan.next_port(after, site.free, ephemeral()),
         memory_freed=memory_freed,
     )
+
+
+async def spawn(make: Callable[[WorkerSpec], Command], spec: WorkerSpec, log: Path) -> Process:
+    return await Process.start(make(spec), spec, log)
 
 
 async def memory_freed(pids: set[int]) -> None:
@@ -234,5 +257,7 @@ def log_folder(config: LaunchConfig, port: int) -> Path:
 
 
 def title(config: LaunchConfig, engine: Engine, specs: list[WorkerSpec]) -> str:
+    if config.cluster is not None:
+        return f"llm-launch {__version__}: {config.model_path}, {len(specs)} x {engine.name} in a Ray cluster"
     where = "CPU" if not specs[0].devices else "GPU" if config.tp_size == 1 else f"{config.tp_size} GPUs each"
     return f"llm-launch {__version__}: {config.model_path}, {len(specs)} x {engine.name} on {where}"

@@ -8,6 +8,7 @@ while it is not ready, the url of a worker are written there and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -20,7 +21,7 @@ from launcher import hints, lifecycle, logs
 from launcher.config import LaunchConfig
 from launcher.engines import Command, Engine
 from launcher.errors import BadConfig, LaunchError, StartFailed
-from launcher.lifecycle import BackoffOver, Exited, Life, NotStarted, Probed, RestartAsked, StopAsked, Tried
+from launcher.lifecycle import BackoffOver, Exited, Life, NotStarted, Probed, RestartAsked, StopAsked, Tried, Unplaced
 from launcher.plan import WorkerSpec
 from router.ask import NO_SOCKET
 from router.config import RouterConfig
@@ -33,12 +34,17 @@ STARTING_PROBE_INTERVAL = 0.2  # seconds; a refused connection costs an engine t
 
 
 class Running(Protocol):
-    """What the supervisor needs of launcher.process.Process."""
+    """What the supervisor needs of launcher.process.Process, or of launcher.ray_cluster.Remote."""
 
-    pid: int
+    spec: WorkerSpec  # where it runs, once it is settled
+    pid: int | None  # the same
     members: set[int]
 
-    async def wait(self) -> int: ...
+    async def settled(self, waits: Callable[[str], None]) -> None:
+        """Return once it has a place, which is in `spec`; until then `waits` is told now and then why it has none."""
+
+    async def wait(self) -> int:
+        """Its exit code. Raises Ended when it has come to another end."""
 
     async def stop(self, timeout: float) -> None: ...
 
@@ -47,17 +53,30 @@ class Running(Protocol):
     async def outsider(self, port: int) -> str | None: ...
 
 
+async def _nothing(spec: WorkerSpec) -> None: ...
+
+
+class Ended(Exception):
+    """It did not exit: `event` is what came of it."""
+
+    def __init__(self, event: lifecycle.NotStarted | lifecycle.Lost):
+        super().__init__(event.reason)
+        self.event = event
+
+
 @dataclass
 class Tools:
     """The supervisor's hands and clock; tests bring their own."""
 
-    spawn: Callable[[Command, WorkerSpec, Path], Awaitable[Running]]
+    # The command is made where the process is: on another machine the port is chosen there.
+    spawn: Callable[[Callable[[WorkerSpec], Command], WorkerSpec, Path], Awaitable[Running]]
     probe: Callable[[Worker], Awaitable[str | None]]  # None: healthy; else why not
     learn: Callable[[Worker], Awaitable[str | None]]  # what a ready worker serves; None: done; else why not yet
     token: Callable[[Worker, float], Awaitable[str | None]]  # have it make one in so many seconds; None: it answered
     port_free: Callable[[int], bool]
     next_port: Callable[[int], int]  # a free one above this one
     memory_freed: Callable[[set[int]], Awaitable[None]]  # until these dead processes hold no device memory any more
+    leave: Callable[[WorkerSpec], Awaitable[None]] = _nothing  # its place is not needed any more
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     rng: random.Random = field(default_factory=random.Random)
@@ -89,6 +108,8 @@ class Supervisor:
     ):
         self.config = config
         self.engine = engine
+        # What engines are told is in argv and on other machines: nothing of the router's settings, keys among them.
+        self.command = functools.partial(engine.command, config=replace(config, router=RouterConfig()))
         self.fleet = fleet
         self.folder = folder
         self.tools = tools
@@ -160,6 +181,7 @@ class Slot:
             native_generate=engine.native_generate,
             ready_path=engine.ready_path,
             handle=self,
+            key=spec.key,
         )
         # Mail about a process carries a number that each kill changes, so that what was said of a dead process is not
         # taken for news of its successor; mail from people carries None.
@@ -229,6 +251,7 @@ class Slot:
             await self._enter(replace(self.life, state=State.FAILED, reason=str(error)), ())
         finally:
             await self._kill()
+            await self._tools.leave(self.spec)
             self._awaited += self._asked
             self._answer(RuntimeError(f"{self.worker.id} is stopped"))
 
@@ -278,16 +301,15 @@ class Slot:
     async def _spawn(self) -> None:
         if not self._tools.port_free(self.spec.port):
             self._move()
-        command = self._supervisor.engine.command(self.spec, self._supervisor.config)
         self.log = None
         try:
             self.log = logs.next_file(self._supervisor.folder, self.worker.id)
-            logger.info("%s starting%s, port %d, log %s", self.worker.id, _where(self.spec), self.spec.port, self.log)
-            self._process = await self._tools.spawn(command, self.spec, self.log)
+            self._process = await self._tools.spawn(self._supervisor.command, self.spec, self.log)
         except OSError as error:
             self._post(self._number, NotStarted(str(error)))
             return
-        self.worker.pid = self._process.pid
+        self._place(self._process)
+        logger.info("%s starting%s, log %s", self.worker.id, _where(self.spec), self.log)
         self._watch(self._await_exit(self._process, self._number))
         self._watch(self._probe(self._process, self._number))
 
@@ -301,11 +323,16 @@ class Slot:
         process = self._process
         await process.stop(self._supervisor.stop_timeout)
         self._process = None
-        self.worker.pid = None
+        self.worker.pid = self.worker.waiting = None
         self._fleet.forget(self.worker)
         if self.spec.devices and not self._stopping:
             self._freeing = asyncio.ensure_future(self._tools.memory_freed(process.members))
             await asyncio.wait([self._freeing])
+
+    def _place(self, process: Running) -> None:
+        self.spec, worker = process.spec, self.worker
+        worker.url, worker.devices, worker.node = self.spec.url, self.spec.devices, self.spec.node
+        worker.pid = process.pid
 
     def _move(self) -> None:
         old = self.spec.port
@@ -326,13 +353,18 @@ class Slot:
         self._post(self._number, BackoffOver())
 
     async def _await_exit(self, process: Running, number: int) -> None:
-        code = await process.wait()
+        try:
+            code = await process.wait()
+        except Ended as end:
+            self._post(number, end.event)
+            return
         said = "\n".join(logs.tail(self.log, 40)).lower()
         self._post(number, Exited(code, any(phrase in said for phrase in hints.PORT_TAKEN)))
 
     async def _probe(self, process: Running, number: int) -> None:
         """Often until it answers, then at the user's interval; one probe at a time."""
         tools, worker = self._tools, self.worker
+        await self._settle(process, number)
         answered = known = False
         gauge = _Gauge(process)
         while True:
@@ -347,6 +379,19 @@ class Slot:
                 self._post(number, Probed(reason, worker.heard, worker.inflight > 0, working))
             pause = self._supervisor.rules.interval if answered else STARTING_PROBE_INTERVAL
             await tools.sleep(max(0.0, began + pause - tools.clock()))
+
+    async def _settle(self, process: Running, number: int) -> None:
+        def waits(reason: str) -> None:
+            if self.worker.waiting != reason:
+                logger.warning("%s waits for a place: %s", self.worker.id, reason)
+            self.worker.waiting = reason
+            self._post(number, Unplaced())
+
+        await process.settled(waits)
+        self.worker.waiting = None
+        if self.spec != process.spec:
+            self._place(process)
+            logger.info("%s runs%s", self.worker.id, _where(self.spec))
 
     async def _try(self, number: int) -> None:
         try:
@@ -424,4 +469,7 @@ def _hint(slot: Slot, shown: Sequence[str]) -> str:
 
 
 def _where(spec: WorkerSpec) -> str:
-    return f" on GPU {','.join(spec.devices)}" if spec.devices else ""
+    if not spec.placed:
+        return ""
+    gpus = f" on GPU {','.join(spec.devices)}" if spec.devices else ""
+    return f"{gpus} of {spec.node}, at {spec.url}" if spec.node else f"{gpus}, port {spec.port}"

@@ -32,13 +32,16 @@ def _type(worker: Worker) -> object:
 
 
 def _trouble(worker: Worker) -> object:
-    return None if worker.get("healthy") else worker.get("last_error")
+    if worker.get("healthy"):
+        return None
+    return f"waiting: {worker['waiting']}" if worker.get("waiting") else worker.get("last_error")
 
 
 STATUS: Columns = (
     ("worker", lambda worker: worker.get("id")),
     ("type", _type),
     ("state", lambda worker: worker.get("state")),
+    ("node", lambda worker: worker.get("node")),
     ("device", _device),
     ("in flight", lambda worker: worker.get("inflight")),
     ("restarts", lambda worker: worker.get("restarts")),
@@ -54,6 +57,7 @@ WORKERS: Columns = (
     ("speed", lambda worker: worker.get("speed")),
     ("url", lambda worker: worker.get("url")),
     ("models", lambda worker: ", ".join(map(str, worker.get("models") or ()))),
+    ("waiting", lambda worker: worker.get("waiting")),
     ("last error", lambda worker: worker.get("last_error")),
 )
 

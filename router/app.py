@@ -72,7 +72,9 @@ class Router:
         await self._listen()
         config = dataclasses.replace(self.config, port=self.port)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3), cookie_jar=aiohttp.DummyCookieJar()
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            middlewares=(self._show_key,),
         )
         members = Members(config, self.fleet, self._session)
         self.parts = Parts(config, self.fleet, self.policy, self.metrics, members)
@@ -98,6 +100,15 @@ class Router:
             await self.close()
             raise
         journal.keep(self.fleet)
+
+    async def _show_key(
+        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """A worker that wants a key is sent it with whatever it is asked."""
+        worker = self.fleet.by_url(str(request.url.origin()))
+        if worker is not None and worker.key is not None:
+            request.headers["Authorization"] = f"Bearer {worker.key}"
+        return await send(request)
 
     async def _listen(self) -> None:
         """Bind. Connections are taken from start_serving() on: what serves them must know the port first."""

@@ -26,7 +26,7 @@ from router.config import RouterConfig
 from router.errors import ModelNotFound, NoWorker, QueueFull, QueueTimeout, RouterError, WorkersFailed, WorkerTimeout
 from router.fleet import Fleet, Lease, Role, Worker
 from router.generate import Translation
-from router.http1 import ResponseHead, without
+from router.http1 import ResponseHead, keyed, without
 from router.metrics import Metrics
 from router.policies import Policy
 from router.relay import Relay, choose
@@ -149,7 +149,9 @@ async def reach(plane: Plane, worker: Worker) -> Connection:
 
 
 def post(target: bytes, worker: Worker, lines: bytes, length: int) -> bytes:
-    """The head of a request to a worker."""
+    """The head of a request to a worker, with the worker's key, if it has one, in place of the client's."""
+    if worker.key is not None:
+        lines = keyed(lines, worker.key)
     host = authority(worker.url)
     return b"POST %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (target, host, lines, length)
 

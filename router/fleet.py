@@ -2,6 +2,7 @@
 
 One writer for each piece of state:
   lifecycle, pid, restarted  the supervisor (workers launched here) or the health watcher (all others)
+  node, waiting, devices                 the supervisor
   last_error                 the same; while the worker is ready, Fleet.failed
   draining                               the members service (router/members.py)
   inflight, prefills, prefill_outstanding, context, shared, latencies, *_tokens   Lease
@@ -57,6 +58,8 @@ class Cause(enum.Enum):
     STUCK = "stuck"  # answers probes, and nothing else
     TOO_SLOW = "too_slow"  # not ready in time
     NO_PROCESS = "no_process"  # none could be made
+    ACTOR_DIED = "actor_died"  # what held it on its node of a cluster
+    NODE_LOST = "node_lost"  # its node of a cluster
     ASKED = "asked"  # by a person, or a rolling restart
 
 
@@ -93,6 +96,7 @@ class Worker:
         "heard",
         "id",
         "inflight",
+        "key",
         "kv_prompts",
         "kv_tokens",
         "last_error",
@@ -100,6 +104,7 @@ class Worker:
         "lifecycle",
         "models",
         "native_generate",
+        "node",
         "others_running",
         "others_waiting",
         "pid",
@@ -117,6 +122,7 @@ class Worker:
         "trial",
         "uncached_tokens",
         "url",
+        "waiting",
     )
 
     def __init__(
@@ -133,6 +139,7 @@ class Worker:
         handle: Handle | None = None,
         role: Role = Role.REGULAR,
         bootstrap_port: int | None = None,
+        key: str | None = None,
     ):
         self.id = id
         self.url = url
@@ -146,6 +153,9 @@ class Worker:
         self.kv_tokens: int | None = None  # what its KV cache holds; None: it has not told
         self.kv_prompts: int | None = None  # how many prompts it keeps, where the cache is no pool for all
         self.handle = handle  # None: started elsewhere
+        self.key = key  # what its engine wants to be sent; None: nothing
+        self.node: str | None = None  # of a cluster, where it runs; None: this machine, or not known
+        self.waiting: str | None = None  # why it has no place in a cluster yet
         self.lifecycle = lifecycle
         self.draining = False
         self.pid: int | None = None

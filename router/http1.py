@@ -226,6 +226,12 @@ def without(lines: bytes, name: bytes) -> bytes:
     return b"".join(kept)
 
 
+def keyed(lines: bytes, key: str) -> bytes:
+    """Header lines with a worker's key in place of what the client has shown to the router."""
+    lines = without(without(lines, b"authorization"), b"x-api-key")
+    return lines + b"authorization: Bearer %b\r\n" % key.encode()
+
+
 def _first(values: list[bytes]) -> bytes:
     return values[0] if values else b""
 

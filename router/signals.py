@@ -25,6 +25,12 @@ class Signals:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             loop.add_signal_handler(signal.SIGHUP, self._hung_up)
 
+    def renew(self) -> None:
+        """Go before handlers that a library of C++ has put before these."""
+        for number in (*ENDS, signal.SIGHUP):
+            signal.signal(number, signal.getsignal(number))
+            signal.siginterrupt(number, False)
+
     def _hung_up(self) -> None:
         closed = self._terminal and not has_terminal()
         self._queue.put_nowait(signal.SIGTERM if closed else signal.SIGHUP)

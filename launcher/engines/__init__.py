@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from launcher.config import LaunchConfig
+from launcher.engines import keyed
 from launcher.errors import EngineMissing
 from launcher.plan import Gpu, WorkerSpec
 
@@ -20,6 +21,19 @@ class Command:
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+
+
+KEYED = keyed.VARIABLE
+
+
+def key_env(name: str, spec: WorkerSpec) -> dict[str, str]:
+    """What tells an engine, by a variable of its own, which key its clients must show."""
+    return {} if spec.key is None else {name: spec.key}
+
+
+def module(name: str, key_option: str, spec: WorkerSpec) -> tuple[str, ...]:
+    """What runs a server's module that can be given its key only by an option; goes with key_env(KEYED, spec)."""
+    return ("-m", name) if spec.key is None else (keyed.__file__, name, key_option)
 
 
 class Engine(Protocol):

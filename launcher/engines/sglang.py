@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, installed
+from launcher.engines import KEYED, Command, installed, key_env, module
 from launcher.plan import WorkerSpec
 
 
@@ -25,12 +25,13 @@ class SGLang:
     def command(self, spec: WorkerSpec, config: LaunchConfig) -> Command:
         return Command(
             (
-                *(config.engine_python or sys.executable, "-m", "sglang.launch_server"),
+                *(config.engine_python or sys.executable, *module("sglang.launch_server", "--api-key", spec)),
                 *("--model-path", config.model_path),
                 *("--host", spec.host, "--port", str(spec.port)),
                 *("--tp-size", str(config.tp_size)),
                 "--enable-metrics",
                 "--enable-cache-report",  # without it usage has no cached_tokens
                 *config.engine_args,
-            )
+            ),
+            key_env(KEYED, spec),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, installed
+from launcher.engines import Command, installed, key_env
 from launcher.plan import WorkerSpec
 
 
@@ -25,4 +25,5 @@ class Sim:
         python = config.engine_python or sys.executable
         listen = ("--host", spec.host, "--port", str(spec.port))
         model = ("--model", config.model_path)
-        return Command((python, "-m", "launcher.engines.sim_server", *listen, *model, *config.engine_args))
+        argv = (python, "-m", "launcher.engines.sim_server", *listen, *model, *config.engine_args)
+        return Command(argv, key_env("SIM_API_KEY", spec))

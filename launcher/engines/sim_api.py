@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,6 +35,7 @@ class Parts:
     ready: bool = True
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     die: Callable[[str], None] = sim_faults.die
+    key: str | None = None  # what clients must show, but for /health; None: nothing
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -54,7 +56,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def build_app(parts: Parts) -> web.Application:
     """The application; it advances the engine while it runs. Serve it with handler_cancellation=True."""
-    app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors])
+    app = web.Application(client_max_size=_MAX_BODY, middlewares=[_locked, _errors])
     app[PARTS] = parts
     app.on_response_prepare.append(_sign)
     app.cleanup_ctx.append(_drive)
@@ -82,6 +84,15 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     """Every answer says which worker gave it, by its port."""
     if request.transport is not None:
         response.headers["x-sim-worker"] = str(request.transport.get_extra_info("sockname")[1])
+
+
+@web.middleware
+async def _locked(request: web.Request, handler: Handler) -> web.StreamResponse:
+    key = request.app[PARTS].key
+    shown = request.headers.get("Authorization", "")
+    if key is None or request.path == "/health" or hmac.compare_digest(shown.encode(), f"Bearer {key}".encode()):
+        return await handler(request)
+    return _json({"error": {"message": "Unauthorized", "type": "authentication_error"}}, 401)
 
 
 @web.middleware

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -99,6 +100,7 @@ def main(model: str, served_model_name: str | None, time_scale: float, **options
 
     async def serve() -> int:
         parts = Parts(Driver(engine, time_scale), served_model_name or model, model, desk, ready=False)
+        parts.key = os.environ.get("SIM_API_KEY")
         return await _serve(process, parts)
 
     sys.exit(uvloop.run(serve()))

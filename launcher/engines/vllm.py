@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from launcher.config import LaunchConfig
-from launcher.engines import Command, installed
+from launcher.engines import Command, installed, key_env
 from launcher.plan import WorkerSpec
 
 
@@ -34,5 +34,5 @@ class VLLM:
                 "--enable-prompt-tokens-details",  # without it usage has no cached_tokens
                 *config.engine_args,
             ),
-            env,
+            {**env, **key_env("VLLM_API_KEY", spec)},
         )

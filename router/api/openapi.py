@@ -100,6 +100,7 @@ WORKER_EXAMPLE = {
     "healthy": True,
     "inflight": 3,
     "prefill_outstanding": 512,
+    "node": None,
     "devices": ["0"],
     "pid": 4711,
     "restarts": 0,
@@ -107,6 +108,7 @@ WORKER_EXAMPLE = {
     "speed": None,
     "kv_tokens": 420_656,
     "bootstrap_port": None,
+    "waiting": None,
     "last_error": None,
 }
 WORKER_TYPE = _told({"type": "string", "enum": ["regular", "prefill", "decode"]}, "What of a request it does")
@@ -123,6 +125,7 @@ SCHEMAS: dict[str, Json] = {
         healthy=BOOLEAN,
         inflight=_told(INTEGER, "Requests under way on it"),
         prefill_outstanding=_told(INTEGER, "Estimated prompt tokens that it has yet to compute"),
+        node=_told(_maybe(STRING), "Of a cluster, where it runs"),
         devices=_told(_list(STRING), "GPUs; empty for a worker started elsewhere"),
         pid=_told(_maybe(INTEGER), "The engine's process, when launched here"),
         restarts=INTEGER,
@@ -130,6 +133,7 @@ SCHEMAS: dict[str, Json] = {
         speed=_told(_maybe(NUMBER), "Relative throughput, as given by whoever added it"),
         kv_tokens=_told(_maybe(INTEGER), "What its KV cache holds; null when its engine does not tell"),
         bootstrap_port=BOOTSTRAP_PORT,
+        waiting=_told(_maybe(STRING), "Why it has no place in a cluster yet"),
         last_error=_maybe(STRING),
     ),
     "Node": _object(

@@ -33,6 +33,7 @@ def describe(worker: Worker) -> dict[str, object]:
         "healthy": worker.healthy,
         "inflight": worker.inflight,
         "prefill_outstanding": worker.prefill_outstanding,
+        "node": worker.node,
         "devices": worker.devices,
         "pid": worker.pid,
         "restarts": sum(worker.restarted.values()),
@@ -40,6 +41,7 @@ def describe(worker: Worker) -> dict[str, object]:
         "speed": worker.speed,
         "kv_tokens": worker.kv_tokens,
         "bootstrap_port": worker.bootstrap_port,
+        "waiting": worker.waiting,
         "last_error": worker.last_error,
     }
 

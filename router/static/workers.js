@@ -99,7 +99,7 @@ class Row {
   show(worker, samples, most) {
     this.worker = worker;
     const { state, prefill, hits, gpu, restarts } = this.cells;
-    this.url.textContent = worker.url;
+    this.url.textContent = worker.node ? `${worker.url} on ${worker.node}` : worker.url;
     this.models.textContent = worker.models.join(", ");
     state.textContent = worker.state;
     state.dataset.state = worker.state;
@@ -111,8 +111,9 @@ class Row {
     hits.textContent = told(figures.latestShare(samples, [this.id]));
     gpu.replaceChildren(...worker.devices.map((name) => device(name, worker.device_use[name])));
     restarts.textContent = worker.restarts;
-    this.error.textContent = worker.last_error ?? "";
-    this.error.parentElement.hidden = !worker.last_error;
+    const trouble = worker.waiting ? `waiting: ${worker.waiting}` : worker.last_error;
+    this.error.textContent = trouble ?? "";
+    this.error.parentElement.hidden = !trouble;
     this.offer(worker);
   }
 

@@ -162,7 +162,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 # Options of other programs, which the text of the pages speaks of.
 OTHERS = {
+    "--address",
     "--admin-key-file",
+    "--head",
     "--shm-size",
     "--max-num-seqs",
     "--max-running-requests",

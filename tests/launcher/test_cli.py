@@ -117,6 +117,9 @@ def test_every_option_can_come_from_the_environment(parsed):
         (("--model-path", "m", "--mem-fraction-static", "0.9"), "goes after --"),
         (("--model-path", "m", "--engine", "command"), "belong together"),
         (("--model-path", "m", "--port", "70000"), "--port is 70000"),
+        (("--model-path", "m", "--cluster", "slurm"), "'ray'"),
+        (("--model-path", "m", "--ray-address", "head:6379"), "--ray-address is for --cluster ray"),
+        (("doctor", "--cluster", "ray"), "run it on the cluster's nodes"),
     ],
 )
 def test_a_bad_value_is_one_line_that_says_what_would_be_right(refused, argv: tuple[str, ...], words: str):

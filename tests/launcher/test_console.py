@@ -57,6 +57,15 @@ async def test_a_row_shows_device_port_state_time_and_what_the_log_says(slots: l
     assert second == ["w1", "CPU", "31100", "ready", "12", "s"]
 
 
+async def test_a_row_shows_why_a_worker_has_no_place_in_its_cluster(slots: list[Slot]):
+    slots[0].spec = slots[0].spec.unplaced()
+    slots[0].worker.waiting = "needs 2 GPUs on one node"
+    slots[1].spec = replace(slots[1].spec, host="10.0.0.2", node="gpu-2", devices=("0",))
+    _, first, second = drawn(slots, 112.0)
+    assert first == ["w0", "starting", "12", "s", "needs", "2", "GPUs", "on", "one", "node"]
+    assert second[:6] == ["w1", "GPU", "0", "of", "gpu-2", "31100"]
+
+
 async def test_a_row_shows_how_far_the_engine_is(slots: list[Slot], tmp_path: Path):
     slots[0].log = tmp_path / "log"
     slots[0].log.write_text("Loading safetensors checkpoint shards:  56% Completed | 5/9\nsomething else\n")

@@ -20,6 +20,7 @@ from launcher.lifecycle import (
     Impossible,
     Kill,
     Life,
+    Lost,
     Move,
     NotStarted,
     Probed,
@@ -29,6 +30,7 @@ from launcher.lifecycle import (
     StopAsked,
     Tried,
     Try,
+    Unplaced,
     Wait,
     backoff,
     begin,
@@ -455,3 +457,39 @@ def test_what_cannot_happen_is_an_error(state: State, event: Event):
 )
 def test_exit_codes_are_described_in_words(code: int, words: str):
     assert describe(code) == words
+
+
+# -- on a cluster
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.READY, State.UNHEALTHY])
+def test_a_worker_whose_node_is_lost_is_started_elsewhere_however_often_that_happens(state: State):
+    worker = Worker(state, max_restarts=0)
+    for _ in range(3):
+        kill, wait = worker.meets(Lost(Cause.NODE_LOST, "its node n2 is lost"))
+        assert kill == Kill()
+        assert isinstance(wait, Wait)
+        assert wait.delay <= 0.5 * (1 + JITTER)
+        assert (worker.state, worker.life.reason) == (State.BACKOFF, "its node n2 is lost")
+        assert worker.meets(BackoffOver(), wait.delay) == (Spawn(),)
+    assert worker.life.restarted == {Cause.NODE_LOST: 3}
+    assert worker.life.ends == ()
+
+
+def test_the_end_of_an_actor_counts_as_that_of_an_engine():
+    worker = Worker(State.READY, max_restarts=1)
+    worker.meets(Lost(Cause.ACTOR_DIED, "its actor ended"))
+    worker.meets(BackoffOver(), 1)
+    assert worker.life.restarted == {Cause.ACTOR_DIED: 1}
+    worker.meets(Lost(Cause.ACTOR_DIED, "its actor ended"))
+    assert worker.state is State.FAILED
+
+
+def test_the_time_to_start_in_counts_from_when_there_is_a_place():
+    worker = Worker(startup_timeout=10)
+    for _ in range(5):
+        assert worker.meets(Unplaced(), after=9) == ()
+    assert worker.meets(Probed("refused"), after=9) == ()
+    assert worker.state is State.STARTING
+    worker.meets(Probed("refused"), after=2)
+    assert worker.life.cause is Cause.TOO_SLOW

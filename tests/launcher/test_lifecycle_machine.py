@@ -19,6 +19,7 @@ from launcher.lifecycle import (
     Exited,
     Kill,
     Life,
+    Lost,
     Move,
     NotStarted,
     Probed,
@@ -28,11 +29,12 @@ from launcher.lifecycle import (
     StopAsked,
     Tried,
     Try,
+    Unplaced,
     Wait,
     begin,
     step,
 )
-from router.fleet import State
+from router.fleet import Cause, State
 
 RULES = Rules(max_restarts=3, restart_window=120.0, startup_timeout=30.0, failure_threshold=2, interval=5.0)
 UP = (State.STARTING, State.READY, State.UNHEALTHY)
@@ -110,6 +112,17 @@ class Lives(RuleBasedStateMachine):
         self.process = False
         self.meets(NotStarted("no memory"))
 
+    @precondition(lambda self: self.process and self.life.state is State.STARTING)
+    @rule()
+    def it_has_no_place_yet(self) -> None:
+        self.meets(Unplaced())
+
+    @precondition(lambda self: self.process)
+    @rule(cause=st.sampled_from((Cause.NODE_LOST, Cause.ACTOR_DIED)))
+    def what_held_it_is_lost(self, cause: Cause) -> None:
+        self.process = False
+        self.meets(Lost(cause, "lost"))
+
     @precondition(lambda self: self.timer is not None)
     @rule()
     def the_backoff_is_over(self) -> None:
@@ -154,7 +167,7 @@ class Lives(RuleBasedStateMachine):
         if self.life.state is State.FAILED:
             assert len(self.life.ends) > RULES.max_restarts or "exited with code" in self.life.reason
         elif self.life.state is State.BACKOFF:
-            assert 1 <= len(self.life.ends) <= RULES.max_restarts
+            assert self.life.cause is Cause.NODE_LOST or 1 <= len(self.life.ends) <= RULES.max_restarts
 
     @invariant()
     def what_is_remembered_of_it_agrees(self) -> None:

@@ -57,3 +57,10 @@ def test_ones_own_port_stays_free(ports: Ports, port: int):
 def test_the_ports_of_outgoing_connections_are_known():
     low, high = ephemeral()
     assert 1024 <= low < high <= LAST_PORT
+
+
+def test_a_port_is_looked_at_on_the_address_that_it_is_for():
+    with socket.create_server(("127.0.0.2", 0)) as holder:
+        taken = holder.getsockname()[1]
+        assert not nobody_listens(taken, "127.0.0.2")
+        assert nobody_listens(taken, "127.0.0.3")

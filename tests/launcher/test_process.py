@@ -295,6 +295,19 @@ def test_engines_are_not_started_from_other_threads(tmp_path: Path):
     assert "main thread" in str(errors[0])
 
 
+def test_an_actor_starts_its_engine_on_the_thread_that_it_calls_home(tmp_path: Path):
+    async def run() -> None:
+        engine = await Process.start(Command((*PYTHON, "pass")), SPEC, tmp_path / "log", threading.current_thread())
+        codes.append(await engine.wait())
+        await engine.stop(1)
+
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
 async def test_the_engine_may_run_on_its_own_cores_only(start: Start, said):
     core = min(os.sched_getaffinity(0))
     spec = WorkerSpec(replica=0, port=31000, cpus=(core,))

@@ -7,6 +7,7 @@ import heapq
 import itertools
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ from launcher import logs
 from launcher.config import LaunchConfig
 from launcher.engines import Command
 from launcher.errors import BadConfig
-from launcher.lifecycle import Event, Exited, Probed
+from launcher.lifecycle import Event, Exited, Lost, Probed
 from launcher.plan import WorkerSpec
-from launcher.supervisor import Supervisor, Tools
+from launcher.supervisor import Ended, Supervisor, Tools
 from router.config import RouterConfig
 from router.fleet import Cause, Fleet, State, Worker
 
@@ -69,9 +70,18 @@ class Paper:
         self.stubborn.set()
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
+    def is_lost(self, cause: Cause, reason: str) -> None:
+        self._exit.set_exception(Ended(Lost(cause, reason)))
+
     def dies(self, code: int = 1, saying: str = "") -> None:
         self.log.write_text(saying)
         self._exit.set_result(code)
+
+    async def settled(self, waits: Callable[[str], None]) -> None:
+        while (reason := self.world.full) is not None:
+            waits(reason)
+            await self.world.clock.sleep(1)
+        self.spec = self.world.placed(self.spec)
 
     async def wait(self) -> int:
         return await asyncio.shield(self._exit)
@@ -113,6 +123,9 @@ class World:
         self.taken: set[int] = set()
         self.learnt: list[str] = []
         self.tried: list[tuple[str, float]] = []
+        self.full: str | None = None  # why a worker has no place
+        self.placed: Callable[[WorkerSpec], WorkerSpec] = lambda spec: spec
+        self.left: list[int] = []  # replicas that need their places no more
         self.held: str | None = None  # who has the workers' ports instead
         self.tokenless: str | None = None  # why no token comes
         self.models: dict[str, tuple[str, ...]] = {}
@@ -123,7 +136,7 @@ class World:
         self.fleet.on_forget.append(lambda worker: self.forgotten.append(worker.id))
         self.fleet.on_state.append(lambda worker, _, new, reason: self.history.append((worker.id, new, reason)))
         specs = [WorkerSpec(n, 31000 + 100 * n, devices=devices) for n in range(workers)]
-        config = LaunchConfig(model_path="m", router=RouterConfig(), **settings)  # type: ignore[arg-type]
+        config = LaunchConfig(model_path="m", **settings)  # type: ignore[arg-type]
         tools = Tools(
             spawn=self.spawn,
             probe=self.probe,
@@ -132,14 +145,15 @@ class World:
             port_free=lambda port: port not in self.taken,
             next_port=self.next_port,
             memory_freed=self.memory_freed,
+            leave=self.leave,
             clock=lambda: self.clock.now,
             sleep=self.clock.sleep,
             rng=random.Random(1),
         )
         self.supervisor = Supervisor(config, Dialect(), specs, self.fleet, folder, tools)
 
-    async def spawn(self, command: Command, spec: WorkerSpec, log: Path) -> Paper:
-        self.commands.append(command.argv)
+    async def spawn(self, make: Callable[[WorkerSpec], Command], spec: WorkerSpec, log: Path) -> Paper:
+        self.commands.append(make(spec).argv)
         self.spawned.append(Paper(spec, log, self))
         return self.spawned[-1]
 
@@ -157,6 +171,9 @@ class World:
 
     async def memory_freed(self, pids: set[int]) -> None:
         self.freed.append(pids)
+
+    async def leave(self, spec: WorkerSpec) -> None:
+        self.left.append(spec.replica)
 
     def next_port(self, after: int) -> int:
         return next(port for port in itertools.count(after + 1) if port not in self.taken)
@@ -742,3 +759,75 @@ async def test_a_log_that_cannot_be_made_is_a_failed_start(
     assert "None" not in caplog.text
     await it.clock.advance(2)
     assert it.states() == [State.READY]
+
+
+# -- on a cluster
+
+
+def on(node: str, host: str = "10.0.0.2") -> Callable[[WorkerSpec], WorkerSpec]:
+    return lambda spec: replace(spec, host=host, port=31100, devices=("2", "3"), node=node)
+
+
+async def test_a_worker_without_a_place_waits_for_one_as_long_as_it_takes(
+    world: Make, caplog: pytest.LogCaptureFixture
+):
+    it = world(worker_startup_timeout=10)
+    it.full, it.placed = "needs 2 GPUs on one node; none is free", on("gpu-2")
+    await it.starts()
+    await it.clock.advance(100)
+    worker = it.worker()
+    assert (worker.state, worker.waiting) == (State.STARTING, "needs 2 GPUs on one node; none is free")
+    assert caplog.text.count("w0 waits for a place: needs 2 GPUs") == 1
+    assert worker.restarted == {}
+    it.full = None
+    await it.clock.advance(2)
+    assert (worker.state, worker.waiting) == (State.READY, None)
+    assert (worker.url, worker.node, worker.devices) == ("http://10.0.0.2:31100", "gpu-2", ("2", "3"))
+    assert worker.pid == it.spawned[0].pid
+
+
+async def test_nobody_is_probed_before_it_has_a_place(world: Make):
+    it = world()
+    asked: list[str] = []
+
+    async def probe(worker: Worker) -> str | None:
+        asked.append(worker.url)
+        return None
+
+    it.supervisor.tools.probe = probe
+    it.full, it.placed = "no room", on("gpu-2")
+    await it.starts()
+    await it.clock.advance(10)
+    assert asked == []
+    it.full = None
+    await it.clock.advance(2)
+    assert asked[0] == "http://10.0.0.2:31100"
+
+
+async def test_a_worker_of_a_lost_node_is_back_on_another(world: Make):
+    it = world()
+    it.placed = on("gpu-2")
+    await it.starts()
+    it.placed = on("gpu-5", host="10.0.0.5")
+    it.spawned[0].is_lost(Cause.NODE_LOST, "its node gpu-2 is lost")
+    await settle()
+    worker = it.worker()
+    assert (worker.state, worker.last_error) == (State.BACKOFF, "its node gpu-2 is lost")
+    await it.clock.advance(1)
+    assert (worker.state, worker.node, worker.url) == (State.READY, "gpu-5", "http://10.0.0.5:31100")
+    assert worker.restarted == {Cause.NODE_LOST: 1}
+    assert it.forgotten == ["w0"]
+
+
+async def test_a_worker_that_waits_for_a_place_can_be_stopped_and_its_place_is_given_back(world: Make):
+    it = world(2)
+    it.full = "no room"
+    await it.starts()
+    await it.supervisor.slots[1].stop()
+    assert it.states()[1] is State.STOPPED
+    assert it.left == [1]
+
+
+async def test_an_engine_is_not_told_the_routers_keys(world: Make):
+    it = world(router=RouterConfig(api_key="s3cret", admin_api_key="adm1n"))
+    assert "s3cret" not in str(vars(it.supervisor.command.keywords["config"].router))

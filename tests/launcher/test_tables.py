@@ -53,6 +53,14 @@ def test_trouble_is_shown_of_workers_that_are_in_it():
     assert "connection refused" in drawn(tables.STATUS, {**WORKER, "healthy": False, "state": "unhealthy"})[1]
 
 
+def test_where_a_worker_runs_and_why_it_does_not_is_shown():
+    head, row = drawn(tables.STATUS, {**WORKER, "node": "gpu-2"})
+    assert "node" in head
+    assert "gpu-2" in row
+    waiting = {**WORKER, "healthy": False, "state": "starting", "waiting": "needs 2 GPUs on one node"}
+    assert "waiting: needs 2 GPUs on one node" in drawn(tables.STATUS, waiting)[1]
+
+
 def test_what_a_worker_says_cannot_act_on_the_terminal():
     _, row = drawn(tables.WORKERS, {**WORKER, "last_error": "a\x1b[2Jb\nc[red]d"})
     assert "a [2Jb c[red]d" in row

@@ -15,6 +15,7 @@ import pytest
 
 from router.app import Router
 from router.config import ConfigError, RouterConfig
+from router.fleet import State, Worker
 from tests.e2e.fault_worker import FaultWorker, Hang
 
 Start = Callable[..., Awaitable[Router]]
@@ -205,3 +206,16 @@ async def test_upkeep_goes_on_after_it_has_failed_once(start):
     router.plane.policy = Fails()
     while len(ticks) < 2:
         await asyncio.sleep(0.01)
+
+
+async def test_a_worker_that_wants_a_key_gets_its_own_and_never_a_clients(start, worker):
+    router = await start()
+    router.fleet.add(Worker("w0", worker.url, lifecycle=State.READY, key="s3cret"))
+    shown = {"Authorization": "Bearer client", "x-api-key": "client"}
+    await ask(router, "POST", "/v1/completions", json={"prompt": "hi"}, headers=shown)
+    assert (await ask(router, "POST", "/flush_cache"))[0] in (200, 502)
+    seen = [(request.path, request.headers) for request in worker.requests]
+    assert {path for path, _ in seen} >= {"/v1/completions", "/flush_cache"}
+    for _, headers in seen:
+        assert headers["authorization"] == "Bearer s3cret"
+        assert "x-api-key" not in headers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 
@@ -42,3 +43,14 @@ async def test_under_nohup_a_hang_up_is_ignored():
         assert await queue.next() == signal.SIGTERM
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+async def test_a_handler_that_a_library_has_put_before_is_passed_over():
+    queue = Signals()
+    ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(1))  # SIG_IGN, behind Python's back
+    os.kill(os.getpid(), signal.SIGTERM)
+    queue.renew()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert await queue.next() == signal.SIGINT
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await queue.next() == signal.SIGTERM

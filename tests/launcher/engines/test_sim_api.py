@@ -480,3 +480,16 @@ async def test_time_passes_as_the_scale_says(serve):
     client, parts = await serve(time_scale=1e-6, cost=CostModel(seconds_per_step=3_600))
     await post(client, "/generate", **generate("a", 3))
     assert parts.driver.engine.stats().steps == 3
+
+
+async def test_with_a_key_only_health_answers_strangers(serve):
+    client, parts = await serve()
+    parts.key = "s3cret"
+    assert await status(client, "/health") == 200
+    for path in ("/v1/models", "/metrics", "/get_server_info"):
+        assert await status(client, path) == 401
+    assert await status(client, "/generate", "post", text="hi") == 401
+    async with client.get("/v1/models", headers={"Authorization": "Bearer s3cret"}) as answer:
+        assert answer.status == 200
+    async with client.get("/v1/models", headers={"Authorization": "Bearer s3cre"}) as answer:
+        assert answer.status == 401

@@ -102,6 +102,7 @@ async def test_workers_are_shown_with_all_that_is_known(control):
     worker = plane.lay(U, devices=("0", "1"), models=("m",), speed=1.5)
     worker.pid, worker.last_error = 4711, "HTTP 500"
     worker.restarted = {Cause.KILLED: 1, Cause.ASKED: 1}
+    worker.node, worker.waiting = "gpu-2", "needs 2 GPUs on one node"
     plane.fleet.set_cache(worker, 4096)
     plane.fleet.lease(worker, 512, 0.0)
     shown = {
@@ -112,6 +113,7 @@ async def test_workers_are_shown_with_all_that_is_known(control):
         "healthy": True,
         "inflight": 1,
         "prefill_outstanding": 512,
+        "node": "gpu-2",
         "devices": ["0", "1"],
         "pid": 4711,
         "restarts": 2,
@@ -119,6 +121,7 @@ async def test_workers_are_shown_with_all_that_is_known(control):
         "speed": 1.5,
         "kv_tokens": 4096,
         "bootstrap_port": None,
+        "waiting": "needs 2 GPUs on one node",
         "last_error": "HTTP 500",
     }
     assert await plane.get("/workers") == (200, {"workers": [shown], "total": 1})
