@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 BACKLOG = 4096  # connections that the kernel may hold for us; it takes the smaller of this and net.core.somaxconn
 # While draining, new requests are still taken for this long: load balancers need a moment to see the 503 of /readiness.
 SETTLE = 5.0  # seconds
+CLIENT_GONE = 120  # seconds of silence after which a client has vanished: it would hold its descriptor for ever
 HANDSHAKE_TIMEOUT = 10.0  # seconds a client has for TLS
 LAST_WORDS = 1.0  # seconds for a control-plane answer that is being written when everything ends
 
@@ -126,7 +127,7 @@ class Router:
         except OSError as error:
             raise ConfigError(_cannot_listen(config, error)) from None
         for listener in self._server.sockets:
-            sockets.keep_watch(listener)
+            sockets.keep_watch(listener, CLIENT_GONE)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def _tick(self, due: float) -> None:

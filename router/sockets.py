@@ -28,15 +28,25 @@ def most_clients(limit: int) -> int:
     return max(limit // 4, (limit - RESERVED) // 2)
 
 
-def keep_watch(listener: socket.socket) -> None:
-    """Have the kernel find out when a client of this listener vanished without a word, after two minutes of silence.
+def keep_watch(watched: socket.socket, seconds: int) -> None:
+    """Have the kernel find out when the other side has been gone without a word for so long: no reset, no answer.
 
-    The sockets that it accepts inherit this. Without it such a client would hold its descriptor for ever.
+    The sockets that a listener accepts inherit this.
     """
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):  # seconds, seconds, probes
+    watched.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", seconds // 2),
+        ("TCP_KEEPINTVL", seconds // 12),
+        ("TCP_KEEPCNT", 6),
+    ):
         if hasattr(socket, option):
-            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+            watched.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def give_up(watched: socket.socket, seconds: int) -> None:
+    """Have the kernel end a connection on which what was sent is not taken for so long."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        watched.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)
 
 
 def exhausted(error: OSError) -> bool:

@@ -15,6 +15,7 @@ from collections import deque
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from router import sockets
 from router.crowd import Crowd
 from router.fleet import Worker
 from router.http1 import Chunks, ResponseHead, response_head
@@ -23,6 +24,7 @@ from router.retry import Fault
 # Engines close a connection that was idle for 5 s (uvicorn's default), so the pool must be done with it well before.
 IDLE_AT_MOST = 3.0  # seconds
 CONNECT_TIMEOUT = 5.0  # seconds
+GONE = 30  # seconds after which a worker whose machine is silent has lost its requests: no reset comes from there
 MAX_HEAD = 64 * 1024  # bytes of an answer's head
 REST = 0.001  # seconds; engines make a token in 5 to 50 ms
 WORTH_A_READ = 16 * 1024  # bytes
@@ -271,11 +273,16 @@ class Pool:
             lambda: Connection(worker, self), host, port, ssl=self._tls if tls else None
         )
         try:
-            return (await asyncio.wait_for(connecting, CONNECT_TIMEOUT))[1]
+            transport, connection = await asyncio.wait_for(connecting, CONNECT_TIMEOUT)
         except asyncio.TimeoutError:  # no OSError before Python 3.11
             raise OSError(f"no connection within {CONNECT_TIMEOUT:g} s") from None
         except UnicodeError:  # of the lookup, for a label of more than 63 letters
             raise OSError("there can be no host of this name") from None
+        if not transport.is_closing():
+            watched = transport.get_extra_info("socket")
+            sockets.keep_watch(watched, GONE)
+            sockets.give_up(watched, GONE)
+        return connection
 
     def rest(self, connection: Connection) -> None:
         """Have a connection read on after REST. One timer does for all that rest meanwhile."""

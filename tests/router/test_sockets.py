@@ -14,7 +14,9 @@ import pytest
 from router import app, sockets
 from router.app import Router
 from router.config import RouterConfig
+from router.fleet import Worker
 from router.sockets import exhausted, most_clients, raise_limit
+from router.upstream import GONE, Pool
 from tests.router.test_app import certificate
 
 
@@ -83,6 +85,20 @@ async def test_clients_that_vanish_are_found_out() -> None:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
     writer.close()
     await router.close()
+
+
+async def test_a_worker_whose_machine_vanishes_is_found_out_whether_it_was_to_send_or_to_take() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    pool = Pool(asyncio.get_running_loop())
+    connection = await pool.connect(Worker("w0", f"http://127.0.0.1:{listener.getsockname()[1]}"))
+    watched = connection.transport.get_extra_info("socket")
+    assert watched.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        assert watched.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == GONE // 2
+        assert watched.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == GONE * 1000
+    connection.abort()
+    listener.close()
+    await asyncio.sleep(0)  # its end is told
 
 
 async def test_a_client_that_never_begins_its_tls_is_cut(monkeypatch, tmp_path) -> None:
