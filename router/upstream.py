@@ -278,8 +278,8 @@ class Pool:
             raise OSError(f"no connection within {CONNECT_TIMEOUT:g} s") from None
         except UnicodeError:  # of the lookup, for a label of more than 63 letters
             raise OSError("there can be no host of this name") from None
-        if not transport.is_closing():
-            watched = transport.get_extra_info("socket")
+        watched = None if transport.is_closing() else transport.get_extra_info("socket")
+        if watched is not None:
             sockets.keep_watch(watched, GONE)
             sockets.give_up(watched, GONE)
         return connection
